@@ -1,0 +1,17 @@
+//! The only crate of bowline that touches Linux.
+//!
+//! # Why our own netlink encoder
+//! Plug-ins live for two milliseconds and send some thirty messages. They need one thing that the general
+//! crates don't give together: requests for one socket written back to back in a single `sendmsg`, with every
+//! acknowledgement matched to the sentence that says what was tried, and a message's bytes made by a pure function
+//! that golden tests can read. `rtnetlink` needs an async runtime, which is right in a daemon and wrong here;
+//! `netlink-packet-route` models every attribute of every link kind as owned enums; `netlink-bindings` covers
+//! everything but is some 8 MB of generated source. What is left is an attribute writer, an attribute reader and a
+//! socket: [`netlink`].
+
+pub mod error;
+pub mod netlink;
+pub mod netns;
+
+pub use error::{Errno, Error, Result};
+pub use netns::Netns;
