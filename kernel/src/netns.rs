@@ -111,3 +111,23 @@ fn filesystem_magic(file: &File) -> io::Result<i64> {
     #[allow(clippy::unnecessary_cast, reason = "f_type's width differs between architectures")]
     Ok(unsafe { stat.assume_init() }.f_type as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netns_missing_path_is_a_distinct_error_from_a_path_that_is_none() {
+        let missing = Netns::open("/proc/self/ns/nosuch").expect_err("it does not exist");
+        assert!(missing.is_absent(), "{missing}");
+        let file = Netns::open("/etc/hostname").expect_err("a plain file");
+        assert!(matches!(file, Error::NotANetns { .. }), "{file}");
+    }
+
+    #[test]
+    fn netns_identity_is_the_same_for_two_handles_of_one_namespace() {
+        let one = Netns::current().and_then(|n| n.id()).expect("our own namespace");
+        let two = Netns::open("/proc/self/ns/net").and_then(|n| n.id()).expect("our own namespace");
+        assert_eq!(one, two);
+    }
+}

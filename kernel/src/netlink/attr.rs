@@ -74,3 +74,42 @@ pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::netlink::Message;
+
+    #[test]
+    fn what_a_message_wrote_is_read_back() {
+        let mut message = Message::new(16, 0, &[]);
+        message.text(3, "eth0").u32(4, 1500).nested(18, |m| {
+            m.text(1, "veth").ip(2, "10.1.2.3".parse().expect("an address"));
+        });
+        let read: Vec<_> = attrs(&message.bytes[16..]).collect();
+        assert_eq!(read.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [3, 4, 18]);
+        assert_eq!(text(read[0].1), "eth0");
+        assert_eq!(u32_ne(read[1].1), Some(1500));
+        let inner = attrs(read[2].1);
+        assert_eq!(inner.find_attr(1).map(text).as_deref(), Some("veth"));
+        assert_eq!(inner.find_attr(2).and_then(ip), Some("10.1.2.3".parse().expect("an address")));
+    }
+
+    #[test]
+    fn an_attribute_that_overruns_its_container_ends_the_iteration() {
+        assert_eq!(attrs(&[8, 0, 1, 0, 1, 2, 3]).count(), 0);
+        assert_eq!(attrs(&[3, 0, 1, 0]).count(), 0);
+        assert_eq!(attrs(&[4, 0, 1, 0]).collect::<Vec<_>>(), [(1, &[][..])]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            for (_, payload) in attrs(&bytes) {
+                let _ = (text(payload), ip(payload), u16_ne(payload), u32_be(payload), u64_ne(payload));
+            }
+        }
+    }
+}

@@ -406,3 +406,87 @@ fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> 
     let status = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answer_bytes(errno: i32, hint: &str) -> Vec<u8> {
+        let mut bytes = (-errno).to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&[0; HEADER]);
+        let mut tail = Message::new(0, 0, &[]);
+        tail.text(NLMSGERR_ATTR_MSG, hint);
+        bytes.extend_from_slice(&tail.bytes[HEADER..]);
+        bytes
+    }
+
+    #[test]
+    fn a_capped_acknowledgement_gives_errno_and_the_kernels_hint() {
+        let answer =
+            read_answer(&answer_bytes(libc::EINVAL, "Unknown device type"), NLM_F_CAPPED | NLM_F_ACK_TLVS);
+        assert_eq!((answer.errno, answer.hint.as_str()), (libc::EINVAL, "Unknown device type"));
+    }
+
+    #[test]
+    fn presence_and_absence_are_success_only_where_they_are_wished() {
+        type Row = (fn(Op) -> Op, i32, bool);
+        let rows: [Row; 6] = [
+            (|op| op, 0, true),
+            (|op| op, libc::EEXIST, false),
+            (Op::or_present, libc::EEXIST, true),
+            (Op::or_present, libc::ENOENT, false),
+            (Op::or_absent, libc::ENODEV, true),
+            (Op::or_absent, libc::EBUSY, false),
+        ];
+        for (index, (make, errno, fine)) in rows.into_iter().enumerate() {
+            let op = make(Op::new("try", Message::new(16, 0, &[])));
+            assert_eq!(op.judge(Answer { errno, hint: String::new() }).is_ok(), fine, "row {index}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_tried() {
+        let mut socket = Socket::open(Protocol::Route).expect("a route socket needs no privilege");
+        const RTM_GETLINK: u16 = 18;
+        const IFLA_IFNAME: u16 = 3;
+        let mut message = Message::new(RTM_GETLINK, 0, &[0; 16]);
+        message.text(IFLA_IFNAME, "nosuchlink0");
+        let error =
+            socket.request(&Op::new("look up link nosuchlink0", message)).expect_err("it does not exist");
+        assert!(error.is_absent(), "{error}");
+        assert!(error.to_string().starts_with("look up link nosuchlink0: "), "{error}");
+    }
+
+    #[test]
+    fn more_requests_than_one_pipeline_each_get_their_own_answer() {
+        let mut socket = Socket::open(Protocol::Route).expect("a route socket needs no privilege");
+        const RTM_GETLINK: u16 = 18;
+        const IFLA_IFNAME: u16 = 3;
+        let ops: Vec<Op> = (0..150)
+            .map(|i| {
+                let name = if i % 2 == 0 { "lo" } else { "nosuchlink0" };
+                let mut message = Message::new(RTM_GETLINK, 0, &[0; 16]);
+                message.text(IFLA_IFNAME, name);
+                Op::new(format!("look up {i}"), message)
+            })
+            .collect();
+        let results = socket.apply_each(&ops).expect("the socket works");
+        assert_eq!(results.len(), 150);
+        for (i, result) in results.iter().enumerate() {
+            assert_eq!(result.is_ok(), i % 2 == 0, "row {i}: {result:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..256),
+            flags in any::<u16>(),
+        ) {
+            let _ = read_answer(&bytes, flags);
+            let _ = split_message(&bytes);
+        }
+    }
+}
