@@ -10,6 +10,7 @@
 //! socket: [`netlink`].
 
 pub mod error;
+pub mod linger;
 pub mod netlink;
 pub mod netns;
 
