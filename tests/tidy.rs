@@ -1,0 +1,175 @@
+//! Rules that a machine can hold: names, lengths, directions, sleeps, and the list of acceptance rows.
+
+use bowline_tests::{Text, read, texts};
+use regex_lite::Regex;
+
+/// Fails with every offence at once, one to a line.
+#[track_caller]
+fn none(rule: &str, offences: Vec<String>) {
+    assert!(offences.is_empty(), "{rule}\n  {}", offences.join("\n  "));
+}
+
+/// `path:line: text` of every line that `offends`.
+fn lines(files: &[Text], offends: impl Fn(&Text, usize, &str) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        for (index, line) in file.content.lines().enumerate() {
+            if offends(file, index, line) {
+                found.push(format!("{}:{}: {}", file.path, index + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_file_has_at_most_600_lines() {
+    let long = texts(&[".rs"]).into_iter().map(|f| (f.content.lines().count(), f.path));
+    let long = long.filter(|(length, _)| *length > 600);
+    none(
+        "these files hold more than one thing",
+        long.map(|(n, path)| format!("{path}: {n} lines")).collect(),
+    );
+}
+
+#[test]
+fn a_sleep_says_why_it_is_not_a_wait() {
+    let sleeps = Regex::new(r"\bsleep\(").expect("constant");
+    let files = texts(&[".rs"]);
+    let bare = lines(&files, |file, index, line| {
+        let before = file.content.lines().nth(index.saturating_sub(1)).unwrap_or("");
+        sleeps.is_match(line)
+            && !line.trim_start().starts_with("//")
+            && !line.contains("//")
+            && !before.trim_start().starts_with("//")
+            && file.path != "tests/tidy.rs"
+    });
+    none("wait for a condition with a deadline, or say beside it why not", bare);
+}
+
+#[test]
+fn no_name_is_banned_by_the_glossary() {
+    let item = Regex::new(
+        r"^\s*(?:pub(?:\([^)]*\))?\s+)?(?:const\s+|unsafe\s+)*(?:fn|struct|enum|trait|mod|type)\s+(\w+)",
+    )
+    .expect("constant");
+    let files = texts(&[".rs"]);
+    let banned =
+        lines(&files, |_, _, line| item.captures(line).is_some_and(|found| banned_name(&found[1]).is_some()));
+    none("the glossary has better words", banned);
+    let files = texts(&[".rs"]);
+    let stems = files.iter().map(|f| f.path.rsplit('/').next().unwrap_or("").trim_end_matches(".rs"));
+    none("the glossary has better file names", stems.filter_map(banned_name).collect());
+}
+
+/// The offending name, or `None`.
+fn banned_name(name: &str) -> Option<String> {
+    const WORDS: [&str; 9] =
+        ["manager", "helper", "helpers", "util", "utils", "common", "info", "data", "process"];
+    const STARTS: [&str; 3] = ["handle_", "do_", "get_"];
+    let words = snake(name);
+    let numbered = Regex::new(r"[a-z]_?[123]$").expect("constant").is_match(name) && !name.ends_with("_1");
+    let bad = words.split('_').any(|word| WORDS.contains(&word))
+        || STARTS.iter().any(|start| words.starts_with(start))
+        || numbered;
+    bad.then(|| name.to_owned())
+}
+
+/// `LinkManager` and `link_manager` alike.
+fn snake(name: &str) -> String {
+    let mut words = String::new();
+    for (index, letter) in name.char_indices() {
+        if letter.is_uppercase() && index > 0 {
+            words.push('_');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
+#[test]
+fn banned_names_are_recognised() {
+    for name in ["LinkManager", "get_mtu", "do_add", "handle_add", "parse_data", "utils", "plan2", "plan_2"] {
+        assert!(banned_name(name).is_some(), "{name} passes");
+    }
+    for name in ["ip4", "Version", "metadata", "sha512", "information", "doing", "rfc_1035_1", "getrandom"] {
+        assert!(banned_name(name).is_none(), "{name} is refused");
+    }
+}
+
+#[test]
+fn nothing_is_unfinished_or_ignored() {
+    let marks = Regex::new(r"#\[ignore|\btodo!\(|\bunimplemented!\(|\bFIXME\b|\bXXX\b").expect("constant");
+    let files = texts(&[".rs"]);
+    none("finish it", lines(&files, |f, _, line| f.path != "tests/tidy.rs" && marks.is_match(line)));
+}
+
+#[test]
+fn unsafe_code_lives_in_the_kernel_crate_and_the_lab() {
+    let word = Regex::new(r"\bunsafe\b").expect("constant");
+    let files = texts(&[".rs"]);
+    let strays = lines(&files, |file, _, line| {
+        !file.path.starts_with("kernel/")
+            && !file.path.starts_with("netns-tests/")
+            && file.path != "tests/tidy.rs"
+            && !line.trim_start().starts_with("//")
+            && word.is_match(line)
+    });
+    none("unsafe belongs into kernel/", strays);
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: [(&str, &[&str]); 3] =
+        [("cni", &[]), ("kernel", &[]), ("plugins", &["bowline-cni", "bowline-kernel"])];
+    for (room, may) in allowed {
+        let manifest = read(&format!("{room}/Cargo.toml"));
+        let used = manifest.split("[dev-dependencies]").next().unwrap_or("");
+        for line in used.lines().filter(|l| l.starts_with("bowline-")) {
+            let name = line.split(['.', ' ', '=']).next().unwrap_or("");
+            assert!(may.contains(&name), "{room} must not depend on {name}");
+        }
+    }
+}
+
+#[test]
+fn no_path_of_one_machine_is_committed() {
+    let homes = Regex::new(r"(?:^|[\s\x22'(=])/(?:work|home/\w+|root)/").expect("constant");
+    let files = texts(&[".rs", ".md", ".toml", ".conflist", "Makefile", "setup"]);
+    none("name no machine", lines(&files, |f, _, line| f.path != "tests/tidy.rs" && homes.is_match(line)));
+}
+
+#[test]
+fn every_acceptance_row_has_a_test() {
+    let files = texts(&[".rs"]);
+    let function = Regex::new(r"(?m)^\s*(?:pub )?fn (\w+)").expect("constant");
+    let missing = rows().into_iter().filter(|row| {
+        !files
+            .iter()
+            .filter(|file| file.path.contains(&row.place))
+            .any(|file| function.captures_iter(&file.content).any(|found| found[1].starts_with(&row.name)))
+    });
+    none(
+        "rows of tests/rows.txt without a test",
+        missing.map(|r| format!("{} {}", r.place, r.name)).collect(),
+    );
+}
+
+/// A line of rows.txt: somewhere in a path that contains `place` there is a test whose name starts with `name`.
+struct Row {
+    place: String,
+    name: String,
+}
+
+fn rows() -> Vec<Row> {
+    let text = read("tests/rows.txt");
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let mut word =
+                || words.next().unwrap_or_else(|| panic!("rows.txt: `{line}`: place and row")).to_owned();
+            Row { place: word(), name: word().replace('-', "_") }
+        })
+        .collect()
+}
