@@ -1,9 +1,13 @@
 //! Netlink: messages as bytes made by pure functions, and a synchronous socket that pipelines them.
 
 pub mod attr;
+mod departure;
 pub mod message;
+pub mod monitor;
 pub mod socket;
 
 pub use attr::{Attrs, attrs};
+pub use departure::delete_link_early;
 pub use message::{Message, Nest};
+pub use monitor::Monitor;
 pub use socket::{Op, Protocol, Reply, Socket};

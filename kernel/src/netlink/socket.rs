@@ -4,7 +4,7 @@
 //! acknowledgement before `sendmsg` returns; reading them afterwards can't block.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::attr::attrs;
 use super::message::{HEADER, Message};
@@ -286,6 +286,23 @@ impl Socket {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Subscribes to a multicast group.
+    pub(crate) fn join(&self, group: u32) -> Result<()> {
+        let group = i32::try_from(group).unwrap_or(i32::MAX);
+        set_option(self.fd.as_raw_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|e| Error::io(format!("subscribe to netlink group {group}"), e))
+    }
+
+    /// Reads one datagram of events. Blocks while there is none.
+    pub(crate) fn events(&mut self) -> Result<Vec<Reply>> {
+        let mut events = Vec::new();
+        self.receive("read netlink events", |_, kind, _, payload| {
+            events.push(Reply { kind, payload: payload.to_vec() });
+            true
+        })?;
+        Ok(events)
+    }
+
     fn next_sequence(&mut self) -> u32 {
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
@@ -351,6 +368,12 @@ impl Socket {
             rest = rest.get(header.length.next_multiple_of(4)..).unwrap_or(&[]);
         }
         Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
