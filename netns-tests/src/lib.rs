@@ -1,1 +1,34 @@
-//! The lab.
+//! The lab: nodes, pods and an outside world in network namespaces, made to be looked at, tested and thrown away.
+//!
+//! ```text
+//!   outside                      node (own netns and mounts)                     pods
+//!  +---------------------+      +------------------------------------+      +-----------+
+//!  | 203.0.113.1         | veth | eth0 203.0.113.2   (plug-ins make   |      | eth0      |
+//!  | 2001:db8:113::1     +------+      2001:db8:113::2   the rest)    +------+           |
+//!  | 198.51.100.7 (far)  |      | /run /var/lib /etc /opt are its own |      |           |
+//!  +---------------------+      +------------------------------------+      +-----------+
+//! ```
+//!
+//! Nothing here is bowline's own machinery: links are set up with ip(8), rulesets are read with nft(8), plug-ins
+//! are driven by the few lines of [`network`]. A defect of ours can thus not hide in the instrument that looks for it.
+//!
+//! Nothing outlives the process: namespaces hang on descriptors, files on a private tmpfs, plug-ins on their parent.
+
+pub mod dump;
+pub mod fault;
+pub mod network;
+pub mod node;
+pub mod plugin;
+pub mod scenario;
+pub mod space;
+mod sys;
+pub mod trace;
+pub mod traffic;
+pub mod wait;
+
+pub use network::{Attachment, Network};
+pub use node::{Node, Pod};
+pub use plugin::{Refusal, Subject};
+pub use space::Space;
+pub use sys::own_user_namespace;
+pub use trace::Snapshot;

@@ -1,0 +1,32 @@
+//! The configuration lists that several stories share.
+
+use serde_json::{Value, json};
+
+/// A list of `plugins` under the newest version.
+pub fn list(name: &str, plugins: Value) -> Value {
+    json!({"cniVersion": "1.1.0", "name": name, "plugins": plugins})
+}
+
+/// host-local with one range set per subnet and a default route per family.
+pub fn host_local(subnets: &[&str]) -> Value {
+    let ranges: Vec<Value> = subnets.iter().map(|s| json!([{"subnet": s}])).collect();
+    let mut routes = Vec::new();
+    if subnets.iter().any(|s| s.contains('.')) {
+        routes.push(json!({"dst": "0.0.0.0/0"}));
+    }
+    if subnets.iter().any(|s| s.contains(':')) {
+        routes.push(json!({"dst": "::/0"}));
+    }
+    json!({"type": "host-local", "ranges": ranges, "routes": routes})
+}
+
+/// A gateway bridge `cni0` over these subnets, with more keys laid over it.
+pub fn bridge(subnets: &[&str], more: Value) -> Value {
+    let mut bridge = json!({
+        "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipam": host_local(subnets),
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        bridge[key] = value.clone();
+    }
+    bridge
+}
