@@ -57,7 +57,15 @@ pub struct Call<N> {
     pub conf: NetConf,
 }
 
-/// GC and STATUS have no attachment.
+impl Call<PathBuf> {
+    /// The DEL that undoes this ADD.
+    pub fn into_del(self) -> Call<Option<PathBuf>> {
+        let Call { attachment, netns, args, path, conf } = self;
+        Call { attachment, netns: Some(netns), args, path, conf }
+    }
+}
+
+/// GC: there is no attachment, only the network.
 #[derive(Debug, Clone)]
 pub struct GcCall {
     /// CNI_PATH, split.
@@ -84,6 +92,10 @@ pub trait Plugin: Sync {
     /// The versions it accepts, oldest first.
     fn versions(&self) -> &'static [Version] {
         &Version::ALL
+    }
+    /// What a person sees who starts the program by hand; empty for nothing.
+    fn about(&self) -> String {
+        format!("CNI {} plugin, bowline {}", self.name(), env!("CARGO_PKG_VERSION"))
     }
     /// Makes the attachment.
     fn add(&self, call: &Call<PathBuf>) -> Result<AddResult>;

@@ -6,13 +6,19 @@
 //! Nothing here knows Linux networking, and nothing reads the environment, stdin or stdout except
 //! [`dispatch::main`].
 
+pub mod args;
 pub mod call;
+pub mod delegate;
 pub mod dispatch;
 pub mod error;
+pub mod exec;
+pub mod json;
+pub mod name;
+mod netconf;
 pub mod result;
 pub mod version;
 
-pub use call::{Attachment, Call, ContainerId, GcCall, IfName, NetConf, Plugin};
+pub use call::{Attachment, Call, ContainerId, GcCall, IfName, NetConf, Plugin, StatusCall};
 pub use error::{Code, Error};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use version::Version;

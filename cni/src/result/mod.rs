@@ -1,9 +1,15 @@
 //! The result of ADD in its newest form. Encoding for, and decoding from, older versions is conversion
-//! at the edge (`result::encode`, `result::decode`); plug-ins only ever see these types.
+//! at the edge ([`encode`], [`decode`], [`convert`]); plug-ins only ever see these types.
+
+mod decode;
+mod encode;
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+
+pub use decode::{convert, decode, decode_bytes};
+pub use encode::encode;
 
 /// What ADD made: spec 1.1.0, section 5, "Success".
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +53,9 @@ pub struct IpConfig {
     pub gateway: Option<IpAddr>,
 }
 
-/// One route of a result.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One route of a result or of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(from = "decode::RawRoute")]
 pub struct Route {
     /// Destination, host bits zero.
     pub dst: IpNetwork,
@@ -66,8 +73,9 @@ pub struct Route {
     pub scope: Option<u8>,
 }
 
-/// Name resolution.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Name resolution, in a result or in a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(from = "decode::RawDns")]
 pub struct Dns {
     /// Addresses of name servers, in order.
     pub nameservers: Vec<String>,
