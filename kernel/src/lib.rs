@@ -13,6 +13,7 @@ pub mod error;
 pub mod linger;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 
 pub use error::{Errno, Error, Result};
 pub use netns::Netns;

@@ -46,6 +46,12 @@ impl Netns {
         Ok(Netns { file: Arc::new(file), path: path.to_owned() })
     }
 
+    /// A namespace by an open descriptor, such as the one SIOCGSKNS returns.
+    pub(crate) fn from_fd(fd: std::os::fd::OwnedFd) -> Self {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        Netns { file: Arc::new(File::from(fd)), path }
+    }
+
     /// The calling thread's namespace.
     pub fn current() -> Result<Self> {
         Self::open("/proc/thread-self/ns/net")

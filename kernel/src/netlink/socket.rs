@@ -20,6 +20,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_BATCH_GENID: u16 = 1;
+const SIOCGSKNS: libc::Ioctl = 0x894c;
 /// A dump that changed underneath is taken again this often; then the partial data is used, as the reference does.
 const DUMP_TRIES: usize = 5;
 /// Requests per `sendmsg`: their acknowledgements (at most some 300 bytes each) fit the default receive buffer.
@@ -105,6 +106,7 @@ struct Answer {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
+    protocol: Protocol,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -129,12 +131,28 @@ impl Socket {
             let _ = set_option(fd.as_raw_fd(), libc::SOL_NETLINK, option, 1);
         }
         let _ = set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 20);
-        Ok(Socket { fd, sequence: 1, buffer: vec![0; 64 * 1024] })
+        Ok(Socket { fd, protocol, sequence: 1, buffer: vec![0; 64 * 1024] })
     }
 
     /// Opens a socket in `netns`; it stays there whatever thread uses it.
     pub fn open_in(netns: &Netns, protocol: Protocol) -> Result<Self> {
         netns.run(|| Self::open(protocol))?
+    }
+
+    /// Opens a second socket for the same protocol in the same network namespace, whatever the calling thread's is.
+    pub fn sibling(&self) -> Result<Self> {
+        // SAFETY: SIOCGSKNS takes no argument and returns a fresh descriptor or an error.
+        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), SIOCGSKNS) };
+        if fd < 0 {
+            return Err(Error::io("find a netlink socket's network namespace", io::Error::last_os_error()));
+        }
+        // SAFETY: fd is a fresh descriptor that nobody else owns.
+        let home = Netns::from_fd(unsafe { OwnedFd::from_raw_fd(fd) });
+        if home.id()? == Netns::current()?.id()? {
+            Self::open(self.protocol)
+        } else {
+            Self::open_in(&home, self.protocol)
+        }
     }
 
     /// Sends every request, pipelined, and returns the first refusal. Requests after a refused one are carried out
