@@ -9,11 +9,23 @@
 //! everything but is some 8 MB of generated source. What is left is an attribute writer, an attribute reader and a
 //! socket: [`netlink`].
 
+pub mod addr;
+pub mod bridge;
 pub mod error;
 pub mod linger;
+pub mod link;
+pub mod lock;
+pub mod mac;
+pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod random;
+pub mod route;
+pub mod rule;
+pub mod sysctl;
+pub mod tc;
 
 pub use error::{Errno, Error, Result};
+pub use mac::Mac;
 pub use netns::Netns;
