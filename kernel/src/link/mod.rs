@@ -17,7 +17,7 @@ pub use observe::{BridgeState, Link, OperState, PortState};
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_INET_CONF: u16 = 1;
-const IPV4_DEVCONF_ARP_NOTIFY: u16 = 23;
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
@@ -83,7 +83,8 @@ pub struct NewEnd<'a> {
 /// What a new link is.
 #[derive(Debug, Clone)]
 pub enum Kind<'a> {
-    /// A veth whose other end is made in the same request. The peer's `master` is not applied by the kernel.
+    /// A veth whose other end is made in the same request. The kernel doesn't apply the peer's `master`, and refuses
+    /// a peer that is to start up (ENOTCONN).
     Veth {
         /// The other end.
         peer: NewEnd<'a>,
@@ -126,12 +127,13 @@ pub fn create(end: &NewEnd<'_>, kind: &Kind<'_>) -> Op {
                     });
                 });
             }
-            Kind::Bridge { vlan_filtering } => {
+            // Not spelled out when off: kernels built without it refuse the attribute whatever its value.
+            Kind::Bridge { vlan_filtering: true } => {
                 m.nested(libc::IFLA_INFO_DATA, |m| {
-                    m.u8(IFLA_BR_VLAN_FILTERING, u8::from(*vlan_filtering));
+                    m.u8(IFLA_BR_VLAN_FILTERING, 1);
                 });
             }
-            Kind::Ifb | Kind::Dummy => {}
+            Kind::Bridge { vlan_filtering: false } | Kind::Ifb | Kind::Dummy => {}
         }
     });
     let doing = match kind {
