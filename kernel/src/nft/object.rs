@@ -167,7 +167,7 @@ pub enum MapData<'a> {
 pub struct Set<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The key's type; more than one make a concatenation.
+    /// The key's type; more than one make a concatenation. With more than five, nft can't print the elements.
     pub key: &'a [Type],
     /// None for a set.
     pub data: Option<MapData<'a>>,
