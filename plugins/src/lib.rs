@@ -1,1 +1,20 @@
-//! The CNI plug-ins.
+//! The CNI plug-ins of bowline: one binary, every plug-in name.
+//!
+//! A plug-in is a [`cni::Plugin`] in [`TABLE`]. It gets one validated [`cni::Call`], decodes its own keys, and works
+//! through `kernel`; only the dispatcher reads the environment and writes stdout.
+
+pub mod error;
+pub mod install;
+pub mod ipam;
+pub mod loopback;
+pub mod pod;
+
+pub use error::kernel_error;
+
+/// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
+pub static TABLE: &[&dyn cni::Plugin] = &[&loopback::Loopback];
+
+/// The plug-in with this exact name.
+pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {
+    TABLE.iter().copied().find(|plugin| plugin.name() == name)
+}

@@ -37,11 +37,16 @@ pub struct Outcome {
 /// Serves this process' invocation of `plugin`: environment, stdin, stdout.
 pub fn main(plugin: &dyn Plugin) -> ExitCode {
     use std::io::Write;
-    let outcome = run(plugin, &Env::of_process(), std::io::stdin().lock(), &is_own_netns);
+    let outcome = run_process(plugin);
     // Nobody is left to tell when these cannot be written, but the exit status still can.
     let _ = std::io::stderr().write_all(outcome.stderr.as_bytes());
     let written = std::io::stdout().write_all(outcome.stdout.as_bytes());
     if written.is_err() { ExitCode::FAILURE } else { ExitCode::from(outcome.exit) }
+}
+
+/// Serves this process' invocation of `plugin` but leaves the printing to the caller.
+pub fn run_process(plugin: &dyn Plugin) -> Outcome {
+    run(plugin, &Env::of_process(), std::io::stdin().lock(), &is_own_netns)
 }
 
 /// Serves one invocation. `is_own_netns` tells whether a path is the namespace that the caller runs in.

@@ -1,0 +1,193 @@
+//! A host and its pods for one test, each in a network namespace of its own, and calls of plug-ins through the
+//! dispatcher.
+//!
+//! ```ignore
+//! support::on_new_host(|host| {
+//!     let pod = host.new_pod();
+//!     let result = host.call(&Bridge, "ADD", &pod, &conf).expect("ADD");
+//! });
+//! ```
+//! The test's thread is the host: what it opens, and every program it runs, is in the host's namespace.
+#![allow(dead_code, reason = "every test binary compiles its own copy and uses part of it")]
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cni::dispatch::{self, Env};
+use cni::{Plugin, Version};
+use kernel::Netns;
+use kernel::addr::{self, Address};
+use kernel::link::{self, Link, LinkId, Switch};
+use kernel::netlink::{Protocol, Socket};
+use serde_json::{Value, json};
+
+/// The host: a fresh network namespace, and directories for state and plug-in binaries.
+pub struct Host {
+    dir: tempfile::TempDir,
+    /// Where this test's pods and host look at the kernel from.
+    pub netns: Netns,
+}
+
+/// A pod: a container ID and a network namespace, kept by its handle and named by a path under /proc.
+pub struct Pod {
+    /// Its namespace.
+    pub netns: Netns,
+    /// CNI_NETNS.
+    pub path: PathBuf,
+    /// CNI_CONTAINERID.
+    pub id: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+}
+
+/// Runs `test` on a thread of its own in a fresh network namespace.
+pub fn on_new_host<T: Send>(test: impl FnOnce(&Host) -> T + Send) -> T {
+    in_new_netns(|netns| {
+        let host = Host { dir: tempfile::tempdir().expect("a temporary directory"), netns };
+        std::fs::create_dir(host.bin_dir()).expect("a directory for binaries");
+        for plugin in plugins::TABLE {
+            // Links to this test's own binary: delegates are then served in this process.
+            std::os::unix::fs::symlink("/proc/self/exe", host.bin_dir().join(plugin.name())).expect("a link");
+        }
+        let lo = LinkId { index: 1, name: "lo".into() };
+        host.socket().apply(&[link::set_up(&lo, Switch::On)]).expect("lo up");
+        test(&host)
+    })
+}
+
+fn in_new_netns<T: Send>(test: impl FnOnce(Netns) -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: unshare takes a flag; the thread is this test's own.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "run the tests as root");
+            test(Netns::current().expect("a handle of the new namespace"))
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+impl Host {
+    /// A new pod whose interface will be eth0.
+    pub fn new_pod(&self) -> Pod {
+        let netns = in_new_netns(|netns| netns);
+        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()));
+        let id = format!("pod-{}", kernel::random::hex8().expect("random bytes"));
+        Pod { netns, path, id, ifname: "eth0".into() }
+    }
+
+    /// A directory for state; made by whoever uses it.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// CNI_PATH: every plug-in of the table, served by this process.
+    pub fn bin_dir(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    /// An rtnetlink socket on the host.
+    pub fn socket(&self) -> Socket {
+        Socket::open_in(&self.netns, Protocol::Route).expect("a netlink socket")
+    }
+
+    /// The host's link called `name`.
+    pub fn link(&self, name: &str) -> Option<Link> {
+        link::find(&mut self.socket(), name).expect("look up a link")
+    }
+
+    /// The host's links but `lo`.
+    pub fn links(&self) -> Vec<Link> {
+        link::list(&mut self.socket()).expect("list links").into_iter().filter(|l| !l.is_loopback()).collect()
+    }
+
+    /// Runs a program in the host's namespace and returns its stdout.
+    pub fn sh(&self, command: &str) -> String {
+        let command = command.to_owned();
+        let output = self.netns.run(|| Command::new("sh").args(["-c", &command]).output());
+        let output = output.expect("enter the host").expect("run sh");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{command}` ended with {}: {stderr}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `ipam` of host-local with its state in this test's directory.
+    pub fn host_local(&self, subnets: &[&str]) -> Value {
+        let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
+        json!({ "type": "host-local", "dataDir": self.state_dir(), "ranges": ranges })
+    }
+
+    /// One call for `pod`: the result (`null` for verbs that have none) or the error object.
+    pub fn call(&self, plugin: &dyn Plugin, verb: &str, pod: &Pod, conf: &Value) -> Result<Value, Value> {
+        self.call_env(plugin, conf, &env_of(verb, pod, &self.bin_dir()))
+    }
+
+    /// One call with these variables.
+    pub fn call_env(
+        &self,
+        plugin: &dyn Plugin,
+        conf: &Value,
+        env: &[(&str, String)],
+    ) -> Result<Value, Value> {
+        let env: Env = env.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let outcome = dispatch::run(plugin, &env, conf.to_string().as_bytes(), &|_| false);
+        let stdout = match outcome.stdout.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).expect("stdout is JSON"),
+        };
+        if outcome.exit == 0 { Ok(stdout) } else { Err(stdout) }
+    }
+}
+
+/// The variables of a call; change or add to them for special cases.
+pub fn env_of(verb: &str, pod: &Pod, bin_dir: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("CNI_COMMAND", verb.to_owned()),
+        ("CNI_CONTAINERID", pod.id.clone()),
+        ("CNI_NETNS", pod.path.display().to_string()),
+        ("CNI_IFNAME", pod.ifname.clone()),
+        ("CNI_PATH", bin_dir.display().to_string()),
+    ]
+}
+
+/// `conf` with `key` set.
+pub fn with(conf: &Value, key: &str, value: impl Into<Value>) -> Value {
+    let mut conf = conf.clone();
+    conf[key] = value.into();
+    conf
+}
+
+/// `conf` for CHECK and DEL: with `prevResult` where the version has it.
+pub fn after(conf: &Value, version: Version, result: &Value) -> Value {
+    if version >= Version::V0_4_0 { with(conf, "prevResult", result.clone()) } else { conf.clone() }
+}
+
+impl Pod {
+    /// An rtnetlink socket in the pod.
+    pub fn socket(&self) -> Socket {
+        Socket::open_in(&self.netns, Protocol::Route).expect("a netlink socket")
+    }
+
+    /// The pod's link called `name`.
+    pub fn link(&self, name: &str) -> Option<Link> {
+        link::find(&mut self.socket(), name).expect("look up a link")
+    }
+
+    /// The global addresses of the pod's link called `name`; none when there is no such link.
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        let mut socket = self.socket();
+        let Some(link) = link::find(&mut socket, name).expect("look up a link") else { return Vec::new() };
+        let all = addr::list(&mut socket, Some(link.id.index)).expect("list addresses");
+        all.iter().filter(|a| a.is_global()).map(|a: &Address| a.ip.to_string()).collect()
+    }
+
+    /// Runs a program in the pod and returns its stdout.
+    pub fn sh(&self, command: &str) -> String {
+        let command = command.to_owned();
+        let output = self.netns.run(|| Command::new("sh").args(["-c", &command]).output());
+        let output = output.expect("enter the pod").expect("run sh");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{command}` ended with {}: {stderr}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
