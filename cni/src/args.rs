@@ -54,6 +54,21 @@ pub fn pairs(text: &str) -> Result<Vec<(&str, &str)>> {
         .collect()
 }
 
+/// Joins pairs into CNI_ARGS.
+///
+/// # Errors
+/// Code 4: a key or a value holds `;` or `=`, which the format cannot say.
+pub fn join(pairs: &[(String, String)]) -> Result<String> {
+    for (key, value) in pairs {
+        if key.is_empty() || key.contains([';', '=', '\0']) || value.contains([';', '=', '\0']) {
+            let msg = format!("CNI_ARGS: invalid pair {:?}", format!("{key}={value}"));
+            return Err(Error::new(Code::INVALID_ENVIRONMENT, msg));
+        }
+    }
+    let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Ok(pairs.join(";"))
+}
+
 /// A boolean as CNI_ARGS writes it: 1, 0, true or false in any case.
 pub fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {

@@ -1,7 +1,7 @@
 //! The Container Network Interface, spec 1.1.0: what crosses stdin, stdout and the environment.
 //!
 //! Both sides live here: the plug-in side ([`dispatch`], [`Call`], [`AddResult`]) and the runtime side
-//! (`runtime`: configuration lists, the result cache, running foreign plug-ins).
+//! ([`list`], [`runtime`]: configuration lists, the result cache, running foreign plug-ins).
 //!
 //! Nothing here knows Linux networking, and nothing reads the environment, stdin or stdout except
 //! [`dispatch::main`].
@@ -13,9 +13,11 @@ pub mod dispatch;
 pub mod error;
 pub mod exec;
 pub mod json;
+pub mod list;
 pub mod name;
 mod netconf;
 pub mod result;
+pub mod runtime;
 pub mod version;
 
 pub use call::{Attachment, Call, ContainerId, GcCall, IfName, NetConf, Plugin, StatusCall};
