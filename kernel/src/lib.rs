@@ -12,6 +12,7 @@
 pub mod addr;
 pub mod bridge;
 pub mod error;
+pub mod iptables;
 pub mod linger;
 pub mod link;
 pub mod lock;
@@ -20,6 +21,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod program;
 pub mod random;
 pub mod route;
 pub mod rule;
