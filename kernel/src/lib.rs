@@ -12,6 +12,7 @@
 pub mod addr;
 pub mod bridge;
 pub mod error;
+pub mod file;
 pub mod iptables;
 pub mod linger;
 pub mod link;

@@ -3,7 +3,9 @@
 //! A plug-in is a [`cni::Plugin`] in [`TABLE`]. It gets one validated [`cni::Call`], decodes its own keys, and works
 //! through `kernel`; only the dispatcher reads the environment and writes stdout.
 
+pub mod address;
 pub mod error;
+pub mod host_local;
 pub mod install;
 pub mod ipam;
 pub mod loopback;
@@ -12,7 +14,7 @@ pub mod pod;
 pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
-pub static TABLE: &[&dyn cni::Plugin] = &[&loopback::Loopback];
+pub static TABLE: &[&dyn cni::Plugin] = &[&host_local::HostLocal, &loopback::Loopback];
 
 /// The plug-in with this exact name.
 pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {
