@@ -98,6 +98,7 @@ impl Run<'_> {
                 Ok(child) => return Ok(child),
                 Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && tries < TRIES => {
                     tries += 1;
+                    // Nothing tells when the writer is done.
                     thread::sleep(Duration::from_secs(1));
                 }
                 Err(e) => return Err(Error::new(Code::IO, format!("run {}: {e}", self.program.display()))),
@@ -130,6 +131,7 @@ impl Run<'_> {
                 None if self.deadline.is_some_and(|at| at <= Instant::now()) => {
                     return Err(self.killed(child));
                 }
+                // Its pipes are closed, so it is about to end.
                 None => thread::sleep(Duration::from_micros(200)),
             }
         }

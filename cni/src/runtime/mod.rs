@@ -20,10 +20,11 @@ mod legacy;
 mod request;
 mod step;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha512};
 
 pub use step::{Observer, Step};
 
@@ -72,6 +73,14 @@ impl RuntimeArgs {
         let (args, capabilities) = (Vec::new(), Map::new());
         Ok(RuntimeArgs { container_id, netns: Some(netns.into()), ifname, args, capabilities })
     }
+}
+
+/// The container ID that cnitool gives to a namespace, by its absolute path: attachments made by either tool are
+/// found by the other.
+pub fn container_id_of(netns: &Path) -> ContainerId {
+    let digest = Sha512::digest(netns.as_os_str().as_encoded_bytes());
+    let hex: String = digest[..10].iter().map(|byte| format!("{byte:02x}")).collect();
+    ContainerId(format!("cnitool-{hex}"))
 }
 
 impl Runtime {
