@@ -202,9 +202,9 @@ fn ten_thousand_elements_go_in_one_batch_and_come_back() {
         let mut seen = nft::list_elements(&mut socket, &INET, "pods").unwrap();
         seen.sort_by(|a, b| a.key.cmp(&b.key));
         assert_eq!(seen, elements);
-        assert!(!nft::is_empty(&socket, &INET, "pods").unwrap());
+        assert!(!nft::is_empty(&mut socket, &INET, "pods").unwrap());
         Batch::new().delete_elements(&INET, "pods", &elements).commit(&mut socket).unwrap();
-        assert!(nft::is_empty(&socket, &INET, "pods").unwrap());
+        assert!(nft::is_empty(&mut socket, &INET, "pods").unwrap());
     });
 }
 
@@ -255,7 +255,7 @@ fn what_is_absent_is_seen_as_absent() {
         assert_eq!(nft::list_rules(&mut socket, &INET, None).unwrap(), []);
         assert!(nft::list_chains(&mut socket, &INET).unwrap().is_empty());
         assert!(nft::list_sets(&mut socket, &INET).unwrap().is_empty());
-        assert!(nft::is_empty(&socket, &INET, "pods").unwrap());
+        assert!(nft::is_empty(&mut socket, &INET, "pods").unwrap());
         Batch::new().destroy_table(&INET).commit(&mut socket).unwrap();
         let deletion = Batch::new().delete_table(&INET).commit(&mut socket);
         assert!(deletion.unwrap_err().is_absent());
@@ -307,7 +307,7 @@ fn a_socket_of_another_namespace_has_its_sibling_there() {
         let mut elsewhere = std::thread::spawn(|| in_new_netns(socket)).join().unwrap();
         table_with_pods(&mut elsewhere);
         Batch::new().add_elements(&INET, "pods", &[pod(1, "a")]).commit(&mut elsewhere).unwrap();
-        assert!(!nft::is_empty(&elsewhere, &INET, "pods").unwrap());
+        assert!(!nft::is_empty(&mut elsewhere, &INET, "pods").unwrap());
         assert_eq!(listing(), "");
     });
 }
@@ -330,5 +330,39 @@ fn an_element_costs_the_same_in_a_large_set() {
         Batch::new().add_elements(&INET, "pods", &bulk).commit(&mut self::socket()).unwrap();
         let large = fastest(1000);
         assert!(large < small * 3, "an element took {large:?} among 20,000 and {small:?} among none");
+    });
+}
+
+#[test]
+fn converging_writers_lose_no_update() {
+    const WRITERS: u32 = 8;
+    const EACH: u32 = 25;
+    in_new_netns(|| {
+        table_with_pods(&mut socket());
+        let here = kernel::Netns::current().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let here = &here;
+                scope.spawn(move || {
+                    let mut socket = Socket::open_in(here, Protocol::Netfilter).unwrap();
+                    for _ in 0..EACH {
+                        // Everybody adds one to the counter kept in a comment: a lost update would show.
+                        nft::converge(&mut socket, |socket| {
+                            let seen = nft::get_element(socket, &INET, "pods", &pod(1, ""))?;
+                            let mut batch = Batch::new();
+                            if let Some(old) = &seen {
+                                batch.delete_elements(&INET, "pods", std::slice::from_ref(old));
+                            }
+                            let count = seen.map_or(0, |old| old.comment.parse::<u32>().unwrap());
+                            batch.create_elements(&INET, "pods", &[pod(1, &(count + 1).to_string())]);
+                            Ok(batch)
+                        })
+                        .unwrap_or_else(|e| panic!("writer {writer}: {e}"));
+                    }
+                });
+            }
+        });
+        let counted = nft::get_element(&mut socket(), &INET, "pods", &pod(1, "")).unwrap().unwrap();
+        assert_eq!(counted.comment, (WRITERS * EACH).to_string());
     });
 }

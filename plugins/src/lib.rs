@@ -4,11 +4,14 @@
 //! through `kernel`; only the dispatcher reads the environment and writes stdout.
 
 pub mod address;
+pub mod backend;
 pub mod error;
 pub mod host_local;
 pub mod install;
 pub mod ipam;
 pub mod loopback;
+pub mod masquerade;
+pub mod owner;
 pub mod pod;
 
 pub use error::kernel_error;

@@ -20,6 +20,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_BATCH_GENID: u16 = 1;
+/// More used-up siblings than any plug-in call leaves; a long-lived process closes the oldest.
+const RETIRED_MAX: usize = 32;
 const SIOCGSKNS: libc::Ioctl = 0x894c;
 /// A dump that changed underneath is taken again this often; then the partial data is used, as the reference does.
 const DUMP_TRIES: usize = 5;
@@ -107,6 +109,9 @@ struct Answer {
 pub struct Socket {
     fd: OwnedFd,
     protocol: Protocol,
+    /// Used-up siblings. Closing a netfilter socket soon after a deletion waits 10 to 300 ms for the kernel to free
+    /// what was deleted, so they are kept until this socket is closed, when that wait comes anyway.
+    retired: Vec<OwnedFd>,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -131,7 +136,7 @@ impl Socket {
             let _ = set_option(fd.as_raw_fd(), libc::SOL_NETLINK, option, 1);
         }
         let _ = set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 20);
-        Ok(Socket { fd, protocol, sequence: 1, buffer: vec![0; 64 * 1024] })
+        Ok(Socket { fd, protocol, retired: Vec::new(), sequence: 1, buffer: vec![0; 64 * 1024] })
     }
 
     /// Opens a socket in `netns`; it stays there whatever thread uses it.
@@ -227,9 +232,18 @@ impl Socket {
         Ok(replies)
     }
 
-    /// Lists objects until `visit` answers false; the socket is then used up, so this takes it whole.
-    pub fn dump_until(mut self, op: &Op, visit: impl FnMut(Reply) -> bool) -> Result<()> {
-        self.dump_once(op, visit).map(|_| ())
+    /// Lists objects until `visit` answers false. What the kernel had still to say would sit in the socket's way, so
+    /// this uses up a sibling, which is closed later: see `retired`.
+    pub fn dump_until(&mut self, op: &Op, visit: impl FnMut(Reply) -> bool) -> Result<()> {
+        let mut sibling = self.sibling()?;
+        // The kernel fills pages as large as our buffer; 8 KiB is its own least (NLMSG_GOODSIZE).
+        sibling.buffer.truncate(8 * 1024);
+        let outcome = sibling.dump_once(op, visit).map(|_| ());
+        if self.retired.len() >= RETIRED_MAX {
+            self.retired.remove(0);
+        }
+        self.retired.push(sibling.fd);
+        outcome
     }
 
     fn dump_once(&mut self, op: &Op, mut visit: impl FnMut(Reply) -> bool) -> Result<bool> {

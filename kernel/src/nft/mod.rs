@@ -25,6 +25,7 @@
 //! data is a verdict that jumps (see [`MapData::Verdict`]); a refused batch costs 5 to 20 ms.
 
 mod batch;
+mod converge;
 mod expr;
 mod object;
 mod observe;
@@ -33,6 +34,7 @@ mod value;
 mod wire;
 
 pub use batch::Batch;
+pub use converge::converge;
 pub use expr::{Cmp, Ct, Expr, Header, Meta, Nat, Reg, Reject};
 pub use object::{Base, Chain, ChainKind, Data, Element, End, Family, Hook, MapData, Policy, Set, Table};
 pub use observe::{

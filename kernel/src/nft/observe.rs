@@ -150,18 +150,16 @@ pub fn list_elements(socket: &mut Socket, table: &Table<'_>, set: &str) -> Resul
 
 /// Shows elements to `visit` until it answers false.
 pub fn list_elements_until(
-    socket: &Socket,
+    socket: &mut Socket,
     table: &Table<'_>,
     set: &str,
     mut visit: impl FnMut(Element) -> bool,
 ) -> Result<()> {
-    socket
-        .sibling()?
-        .dump_until(&listing(table, set), |reply| read_elements(body(&reply)).into_iter().all(&mut visit))
+    socket.dump_until(&listing(table, set), |reply| read_elements(body(&reply)).into_iter().all(&mut visit))
 }
 
 /// Whether a set has no elements, or is absent. Reads at most one page of a listing, however large the set.
-pub fn is_empty(socket: &Socket, table: &Table<'_>, set: &str) -> Result<bool> {
+pub fn is_empty(socket: &mut Socket, table: &Table<'_>, set: &str) -> Result<bool> {
     let mut empty = true;
     list_elements_until(socket, table, set, |_| {
         empty = false;

@@ -1,0 +1,220 @@
+//! ipMasq on nf_tables: one table, one static rule per subnet, one set element per pod address.
+//!
+//! ```text
+//! table inet bowline_masquerade {
+//!     set pods-10.1.0.0/24 {
+//!         type ipv4_addr
+//!         elements = { 10.1.0.5 comment "<owner>" }
+//!     }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat; policy accept;
+//!         ip daddr 224.0.0.0/4 return
+//!         ip6 daddr ff00::/8 return
+//!         ip saddr @pods-10.1.0.0/24 ip daddr != 10.1.0.0/24 masquerade comment "10.1.0.0/24"
+//!     }
+//! }
+//! ```
+//! The set says which pods, the rule what for; ADD and DEL of a pod are one element, in constant time. (A verdict map
+//! from address to a chain per subnet would need no rule per subnet, but the kernel walks the whole map after every
+//! new element that jumps.) The table goes with its last element.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cni::IpConfig;
+use ipnetwork::IpNetwork;
+use kernel::Result;
+use kernel::netlink::Socket;
+use kernel::nft::{
+    self, Base, Batch, Chain, ChainKind, Element, Family, Field, Hook, Rule, Set, Table, Type, Verdict,
+};
+
+use crate::owner::{Keep, Owner};
+
+const TABLE: Table<'_> = Table::new(Family::Inet, "bowline_masquerade");
+const POSTROUTING: Chain<'_> = Chain::base("postrouting", Base::new(ChainKind::Nat, Hook::Postrouting, 100));
+const SET_PREFIX: &str = "pods-";
+
+/// The pods of one subnet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Pods {
+    set: String,
+    subnet: IpNetwork,
+}
+
+impl Pods {
+    /// Those with addresses like `address`. Addresses that are a subnet of their own share one set per family, so
+    /// that rules don't grow with pods.
+    fn like(address: IpNetwork) -> Self {
+        let subnet = IpNetwork::new(address.network(), address.prefix()).unwrap_or(address);
+        let set = if is_host(subnet) {
+            format!("{SET_PREFIX}{}", if subnet.is_ipv4() { "ipv4/32" } else { "ipv6/128" })
+        } else {
+            format!("{SET_PREFIX}{}", subnet.to_string().replace(':', "_"))
+        };
+        Pods { set, subnet }
+    }
+
+    fn rule(&self) -> Rule {
+        let family = Family::of_ip(self.subnet.ip());
+        let mut rule = Rule::new().in_set(&[Field::Saddr(family)], &self.set);
+        if !is_host(self.subnet) {
+            rule = rule.outside(Field::Daddr(family), self.subnet);
+        }
+        rule.masquerade().comment(rule_comment(&self.set))
+    }
+}
+
+fn is_host(subnet: IpNetwork) -> bool {
+    subnet.prefix() == if subnet.is_ipv4() { 32 } else { 128 }
+}
+
+/// What the rule for a set is known by.
+fn rule_comment(set: &str) -> &str {
+    set.strip_prefix(SET_PREFIX).unwrap_or(set)
+}
+
+/// Adds the elements, and whatever of the table is missing.
+pub(super) fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
+    let comment = owner.comment();
+    nft::converge(host, |host| {
+        let mut batch = Batch::new();
+        let (mut declared, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        for ip in ips.iter().filter(|ip| seen.insert(ip.address)) {
+            let pods = Pods::like(ip.address);
+            let element = Element::new(&[ip.address.ip().into()]).comment(&comment);
+            match nft::get_element(host, &TABLE, &pods.set, &element)? {
+                Some(present) if present.comment == comment => continue,
+                Some(present) => {
+                    batch.delete_elements(&TABLE, &pods.set, &[present]);
+                }
+                None if nft::set_exists(host, &TABLE, &pods.set)? => {}
+                None => declare(host, &mut batch, &pods, &mut declared)?,
+            }
+            batch.create_elements(&TABLE, &pods.set, &[element]);
+        }
+        Ok(batch)
+    })
+}
+
+/// Declares the set and rule of a subnet, once per batch, and the table around them if it is missing.
+fn declare(host: &mut Socket, batch: &mut Batch, pods: &Pods, declared: &mut BTreeSet<String>) -> Result<()> {
+    if declared.is_empty() && !nft::chain_exists(host, &TABLE, POSTROUTING.name)? {
+        batch.add_table(&TABLE).add_chain(&TABLE, &POSTROUTING);
+        batch.add_rule(&TABLE, POSTROUTING.name, &to_multicast(Family::Ip));
+        batch.add_rule(&TABLE, POSTROUTING.name, &to_multicast(Family::Ip6));
+    }
+    if declared.insert(pods.set.clone()) {
+        batch.create_set(&TABLE, &Set::new(&pods.set, &[Type::of_ip(pods.subnet.ip())]));
+        batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
+    }
+    Ok(())
+}
+
+fn to_multicast(family: Family) -> Rule {
+    let (group, bits) = match family {
+        Family::Ip6 => (IpAddr::from(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+        _ => (IpAddr::from(Ipv4Addr::new(224, 0, 0, 0)), 4),
+    };
+    let groups = IpNetwork::new(group, bits).expect("a multicast prefix is a prefix");
+    Rule::new().within(Field::Daddr(family), groups).verdict(Verdict::Return)
+}
+
+/// Removes the owner's elements: those of `ips`, or all that carry its tag when there are none to go by.
+pub(super) fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
+    if ips.is_empty() {
+        return remove_tagged(host, |comment| owner.owns(comment));
+    }
+    let mut touched = BTreeSet::new();
+    nft::converge(host, |host| {
+        let mut batch = Batch::new();
+        touched.clear();
+        for ip in ips {
+            let set = Pods::like(ip.address).set;
+            let wanted = Element::new(&[ip.address.ip().into()]);
+            let present = nft::get_element(host, &TABLE, &set, &wanted)?;
+            if let Some(present) = present.filter(|present| owner.owns(&present.comment)) {
+                batch.delete_elements(&TABLE, &set, &[present]);
+                touched.insert(set);
+            }
+        }
+        Ok(batch)
+    })?;
+    for set in &touched {
+        if nft::is_empty(host, &TABLE, set)? {
+            return sweep(host);
+        }
+    }
+    Ok(())
+}
+
+/// Removes the elements of all sets whose comment `is_gone` accepts.
+fn remove_tagged(host: &mut Socket, is_gone: impl Fn(&str) -> bool) -> Result<()> {
+    let mut found = false;
+    nft::converge(host, |host| {
+        let mut batch = Batch::new();
+        for set in nft::list_sets(host, &TABLE)? {
+            let mut elements = nft::list_elements(host, &TABLE, &set)?;
+            elements.retain(|element| is_gone(&element.comment));
+            found |= !elements.is_empty();
+            batch.delete_elements(&TABLE, &set, &elements);
+        }
+        Ok(batch)
+    })?;
+    if found { sweep(host) } else { Ok(()) }
+}
+
+/// Removes sets without elements together with their rules, and the table with its last set.
+fn sweep(host: &mut Socket) -> Result<()> {
+    nft::converge(host, |host| {
+        let mut batch = Batch::new();
+        if !nft::table_exists(host, &TABLE)? {
+            return Ok(batch);
+        }
+        let (mut empty, mut used) = (Vec::new(), 0);
+        for set in nft::list_sets(host, &TABLE)? {
+            if nft::is_empty(host, &TABLE, &set)? { empty.push(set) } else { used += 1 }
+        }
+        if used == 0 {
+            batch.delete_table(&TABLE);
+            return Ok(batch);
+        }
+        let rules = nft::list_rules(host, &TABLE, Some(POSTROUTING.name))?;
+        for set in &empty {
+            for rule in rules.iter().filter(|rule| rule.comment == rule_comment(set)) {
+                batch.delete_rule(&TABLE, POSTROUTING.name, rule.handle);
+            }
+            batch.delete_set(&TABLE, set);
+        }
+        Ok(batch)
+    })
+}
+
+/// Removes the elements of this network that belong to no valid attachment.
+pub(super) fn gc(host: &mut Socket, keep: &Keep) -> Result<()> {
+    remove_tagged(host, |comment| keep.is_stale(comment))
+}
+
+/// What is missing for `ips` to be masqueraded on behalf of `owner`; none when all is there.
+pub(super) fn check(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<Option<String>> {
+    let rules = nft::list_rules(host, &TABLE, Some(POSTROUTING.name))?;
+    for ip in ips {
+        let pods = Pods::like(ip.address);
+        let address = ip.address.ip();
+        let set = format!("set {TABLE} {}", pods.set);
+        if !rules.iter().any(|rule| rule.comment == rule_comment(&pods.set)) {
+            return Ok(Some(format!("masquerade: {address}: {set} has no rule")));
+        }
+        match nft::get_element(host, &TABLE, &pods.set, &Element::new(&[address.into()]))? {
+            Some(element) if owner.owns(&element.comment) => {}
+            Some(element) => {
+                return Ok(Some(format!(
+                    "masquerade: {address}: in {set} it belongs to {:?}",
+                    element.comment
+                )));
+            }
+            None => return Ok(Some(format!("masquerade: {address}: not in {set}"))),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,255 @@
+//! ipMasq on the real kernel, each test in a network namespace of its own. Needs root and the `nft` program.
+
+#[path = "../../kernel/tests/netns/mod.rs"]
+mod netns;
+
+use std::time::{Duration, Instant};
+
+use cni::{Attachment, ContainerId, IfName, IpConfig};
+use kernel::netlink::{Protocol, Socket};
+use netns::{in_new_netns, listing, matches_golden};
+use plugins::backend::Backend::Nftables;
+use plugins::masquerade;
+use plugins::owner::Owner;
+
+fn socket() -> Socket {
+    Socket::open(Protocol::Netfilter).unwrap()
+}
+
+fn attachment(id: &str) -> Attachment {
+    Attachment { container_id: ContainerId::parse(id).unwrap(), ifname: IfName::parse("eth0").unwrap() }
+}
+
+fn owner(network: &str, id: &str) -> Owner {
+    Owner::new(network, &attachment(id))
+}
+
+fn ips(addresses: &[&str]) -> Vec<IpConfig> {
+    let ip = |a: &&str| IpConfig { interface: None, address: a.parse().unwrap(), gateway: None };
+    addresses.iter().map(ip).collect()
+}
+
+fn ensure(host: &mut Socket, owner: &Owner, addresses: &[&str]) {
+    masquerade::ensure(host, owner, &ips(addresses), Nftables).unwrap();
+}
+
+/// Four containers on two networks, three subnets and both families.
+fn four_containers(host: &mut Socket) {
+    ensure(host, &owner("red", "one"), &["10.1.0.2/24", "fd00:1::2/64"]);
+    ensure(host, &owner("red", "two"), &["10.1.0.3/24", "fd00:1::3/64"]);
+    ensure(host, &owner("blue", "three"), &["10.2.0.2/16"]);
+    ensure(host, &owner("blue", "four"), &["10.1.0.4/24", "192.0.2.7/32"]);
+}
+
+#[test]
+fn masq_nft_four_containers() {
+    in_new_netns(|| {
+        four_containers(&mut socket());
+        matches_golden("masquerade-four", &listing());
+    });
+}
+
+#[test]
+fn masq_nft_twice_is_a_no_op() {
+    in_new_netns(|| {
+        let mut host = socket();
+        four_containers(&mut host);
+        let (before, generation) = (listing(), kernel::nft::generation(&mut host).unwrap());
+        four_containers(&mut host);
+        assert_eq!(listing(), before);
+        assert_eq!(kernel::nft::generation(&mut host).unwrap(), generation, "nothing was even sent");
+    });
+}
+
+#[test]
+fn masq_nft_del_leaves_the_host_as_before() {
+    in_new_netns(|| {
+        let mut host = socket();
+        let before = listing();
+        four_containers(&mut host);
+        masquerade::remove(&mut host, &owner("red", "one"), &ips(&["10.1.0.2/24", "fd00:1::2/64"])).unwrap();
+        masquerade::remove(&mut host, &owner("red", "two"), &ips(&["10.1.0.3/24", "fd00:1::3/64"])).unwrap();
+        matches_golden("masquerade-two-left", &listing());
+        masquerade::remove(&mut host, &owner("blue", "three"), &[]).unwrap();
+        masquerade::remove(&mut host, &owner("blue", "three"), &[]).unwrap();
+        masquerade::remove(&mut host, &owner("blue", "four"), &[]).unwrap();
+        assert_eq!(listing(), before);
+        masquerade::remove(&mut host, &owner("blue", "four"), &ips(&["10.1.0.4/24"])).unwrap();
+        assert_eq!(listing(), before);
+    });
+}
+
+#[test]
+fn masq_nft_gc_of_one_network() {
+    in_new_netns(|| {
+        let mut host = socket();
+        four_containers(&mut host);
+        let all = listing();
+        masquerade::gc(&mut host, "green", &[]).unwrap();
+        assert_eq!(listing(), all, "another network removes nothing");
+        masquerade::gc(&mut host, "red", &[attachment("one"), attachment("two")]).unwrap();
+        assert_eq!(listing(), all, "valid attachments keep theirs");
+        masquerade::gc(&mut host, "red", &[attachment("one")]).unwrap();
+        let left = listing();
+        assert!(left.contains("10.1.0.2") && !left.contains("10.1.0.3"), "{left}");
+        masquerade::gc(&mut host, "red", &[]).unwrap();
+        matches_golden("masquerade-two-left", &listing());
+        masquerade::gc(&mut host, "blue", &[]).unwrap();
+        assert_eq!(listing(), "");
+    });
+}
+
+#[test]
+fn masq_nft_after_reuse_the_new_owner_keeps_its_address() {
+    in_new_netns(|| {
+        let mut host = socket();
+        let (old, new) = (owner("red", "old"), owner("red", "new"));
+        let address = ["10.1.0.2/24"];
+        ensure(&mut host, &old, &address);
+        ensure(&mut host, &new, &address);
+        let taken = listing();
+        masquerade::remove(&mut host, &old, &ips(&address)).unwrap();
+        masquerade::remove(&mut host, &old, &[]).unwrap();
+        assert_eq!(listing(), taken, "DEL of the old owner leaves the new owner's element");
+        masquerade::check(&mut host, &new, &ips(&address), Nftables).unwrap();
+        assert!(masquerade::check(&mut host, &old, &ips(&address), Nftables).is_err());
+        masquerade::remove(&mut host, &new, &ips(&address)).unwrap();
+        assert_eq!(listing(), "");
+    });
+}
+
+#[test]
+fn check_negative_masquerade() {
+    in_new_netns(|| {
+        let mut host = socket();
+        let (one, ips) = (owner("red", "one"), ips(&["10.1.0.2/24", "fd00:1::2/64"]));
+        let check = |host: &mut Socket| masquerade::check(host, &one, &ips, Nftables);
+        let nft = |command: &str| {
+            let status = std::process::Command::new("nft").arg(command).status().unwrap();
+            assert!(status.success(), "{command}");
+        };
+        let fails = |host: &mut Socket, with: &str| {
+            let error = check(host).unwrap_err();
+            assert_eq!(error.msg, with);
+        };
+        fails(&mut host, "masquerade: 10.1.0.2: set inet bowline_masquerade pods-10.1.0.0/24 has no rule");
+        masquerade::ensure(&mut host, &one, &ips, Nftables).unwrap();
+        check(&mut host).unwrap();
+        nft("delete element inet bowline_masquerade pods-fd00_1__/64 { fd00:1::2 }");
+        fails(&mut host, "masquerade: fd00:1::2: not in set inet bowline_masquerade pods-fd00_1__/64");
+        masquerade::ensure(&mut host, &one, &ips, Nftables).unwrap();
+        check(&mut host).unwrap();
+        nft("flush chain inet bowline_masquerade postrouting");
+        fails(&mut host, "masquerade: 10.1.0.2: set inet bowline_masquerade pods-10.1.0.0/24 has no rule");
+        masquerade::remove(&mut host, &one, &ips).unwrap();
+        assert_eq!(listing(), "");
+    });
+}
+
+#[test]
+fn masquerade_of_the_newer_reference_is_checked_and_removed() {
+    in_new_netns(|| {
+        let mut host = socket();
+        let (one, two) = (owner("red", "one"), owner("red", "two"));
+        let rule = |owner: &Owner, ip: &str| {
+            let comment = owner.comment();
+            format!("ip saddr == {ip} ip daddr != 10.1.0.0/24 masquerade comment \"{comment}\"\n")
+        };
+        let ruleset = format!(
+            "table inet cni_plugins_masquerade {{\nchain masq_checks {{\n{}{}}}\n}}",
+            rule(&one, "10.1.0.2"),
+            rule(&two, "10.1.0.3")
+        );
+        assert!(std::process::Command::new("nft").arg(ruleset).status().unwrap().success());
+        masquerade::check(&mut host, &one, &ips(&["10.1.0.2/24"]), Nftables).unwrap();
+        masquerade::remove(&mut host, &one, &ips(&["10.1.0.2/24"])).unwrap();
+        assert!(masquerade::check(&mut host, &one, &ips(&["10.1.0.2/24"]), Nftables).is_err());
+        masquerade::check(&mut host, &two, &ips(&["10.1.0.3/24"]), Nftables).unwrap();
+        masquerade::gc(&mut host, "red", &[]).unwrap();
+        assert_eq!(
+            kernel::nft::list_rules(
+                &mut host,
+                &kernel::nft::Table::new(kernel::nft::Family::Inet, "cni_plugins_masquerade"),
+                None
+            )
+            .unwrap(),
+            []
+        );
+    });
+}
+
+#[test]
+fn parallel_masquerade_of_forty_pods_leaves_nothing() {
+    in_new_netns(|| {
+        let here = kernel::Netns::current().unwrap();
+        std::thread::scope(|scope| {
+            for pod in 0..40 {
+                let here = &here;
+                scope.spawn(move || {
+                    let mut host = Socket::open_in(here, Protocol::Netfilter).unwrap();
+                    let (owner, addresses) =
+                        (owner("red", &format!("pod{pod}")), [format!("10.1.{}.{pod}/24", pod % 3)]);
+                    let ips = ips(&[addresses[0].as_str()]);
+                    for _ in 0..5 {
+                        masquerade::ensure(&mut host, &owner, &ips, Nftables).unwrap();
+                        masquerade::check(&mut host, &owner, &ips, Nftables).unwrap();
+                        masquerade::remove(&mut host, &owner, &ips).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(listing(), "");
+    });
+}
+
+/// The median time of `work`, seven times.
+fn median(mut work: impl FnMut(u8)) -> Duration {
+    let mut times: Vec<Duration> = (0..7)
+        .map(|turn| {
+            let start = Instant::now();
+            work(turn);
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[3]
+}
+
+#[test]
+fn the_thousandth_pod_costs_what_the_second_costs() {
+    in_new_netns(|| {
+        let mut host = socket();
+        ensure(&mut host, &owner("red", "first"), &["10.1.0.1/16"]);
+        let mut add_and_del = |block: u8| {
+            let pod = |turn: u8| {
+                (owner("red", &format!("pod-{block}-{turn}")), ips(&[&format!("10.1.{block}.{turn}/16")]))
+            };
+            let adding = median(|turn| {
+                let (owner, ips) = pod(turn);
+                masquerade::ensure(&mut host, &owner, &ips, Nftables).unwrap();
+            });
+            let deleting = median(|turn| {
+                let (owner, ips) = pod(turn);
+                masquerade::remove(&mut host, &owner, &ips).unwrap();
+            });
+            (adding, deleting)
+        };
+        let (first_add, first_del) = add_and_del(10);
+        for pod in 0..1000 {
+            let address = format!("10.1.{}.{}/16", 100 + pod / 250, pod % 250);
+            ensure(&mut self::socket(), &owner("red", &format!("bulk{pod}")), &[&address]);
+        }
+        let (last_add, last_del) = add_and_del(20);
+        println!("ADD {first_add:?} -> {last_add:?}, DEL {first_del:?} -> {last_del:?}");
+        assert!(
+            last_add < first_add * 2,
+            "ADD took {first_add:?} at the first pod, {last_add:?} at the 1,000th"
+        );
+        // One page of a listing more, to see that the set is not empty.
+        let page = Duration::from_millis(1);
+        assert!(
+            last_del < first_del * 2 + page,
+            "DEL took {first_del:?} at the first pod, {last_del:?} at the 1,000th"
+        );
+    });
+}
