@@ -202,17 +202,14 @@ fn parallel_masquerade_of_forty_pods_leaves_nothing() {
     });
 }
 
-/// The median time of `work`, seven times.
-fn median(mut work: impl FnMut(u8)) -> Duration {
-    let mut times: Vec<Duration> = (0..7)
-        .map(|turn| {
-            let start = Instant::now();
-            work(turn);
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    times[3]
+/// The least time of `work`, of 25 turns: what it takes when nothing else runs.
+fn fastest(mut work: impl FnMut(u8)) -> Duration {
+    let timed = |turn| {
+        let start = Instant::now();
+        work(turn);
+        start.elapsed()
+    };
+    (0..25).map(timed).min().unwrap()
 }
 
 #[test]
@@ -224,11 +221,11 @@ fn the_thousandth_pod_costs_what_the_second_costs() {
             let pod = |turn: u8| {
                 (owner("red", &format!("pod-{block}-{turn}")), ips(&[&format!("10.1.{block}.{turn}/16")]))
             };
-            let adding = median(|turn| {
+            let adding = fastest(|turn| {
                 let (owner, ips) = pod(turn);
                 masquerade::ensure(&mut host, &owner, &ips, Nftables).unwrap();
             });
-            let deleting = median(|turn| {
+            let deleting = fastest(|turn| {
                 let (owner, ips) = pod(turn);
                 masquerade::remove(&mut host, &owner, &ips).unwrap();
             });
@@ -246,7 +243,7 @@ fn the_thousandth_pod_costs_what_the_second_costs() {
             "ADD took {first_add:?} at the first pod, {last_add:?} at the 1,000th"
         );
         // One page of a listing more, to see that the set is not empty.
-        let page = Duration::from_millis(1);
+        let page = Duration::from_micros(300);
         assert!(
             last_del < first_del * 2 + page,
             "DEL took {first_del:?} at the first pod, {last_del:?} at the 1,000th"

@@ -7,6 +7,7 @@ use cni::{Attachment, IpConfig, Result};
 use kernel::netlink::Socket;
 
 use crate::backend::Backend;
+use crate::error::{gather, kernel_error};
 use crate::owner::{Keep, Owner};
 
 mod iptables;
@@ -25,12 +26,12 @@ pub fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig], backend: Backe
 /// Removes what `owner` has, whoever made it. Without `ips` it is searched for; nothing there is success.
 ///
 /// # Errors
-/// The first, after everything was tried.
+/// The first with the others as details, after everything was tried.
 pub fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
     let ours = nftables::remove(host, owner, ips).map_err(failed);
     let reference = reference::remove(host, |comment| owner.owns(comment)).map_err(failed);
     let iptables = iptables::remove(host, owner, ips);
-    ours.and(reference).and(iptables)
+    gather([ours, reference, iptables])
 }
 
 /// Whether `ips` are masqueraded on behalf of `owner`, by the rules of `backend` or else by what the other backend
@@ -56,15 +57,15 @@ fn check_nftables(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<
 /// Removes what belongs to `network` and to none of the `valid` attachments.
 ///
 /// # Errors
-/// The first, after everything was tried.
+/// The first with the others as details, after everything was tried.
 pub fn gc(host: &mut Socket, network: &str, valid: &[Attachment]) -> Result<()> {
     let keep = Keep::new(network, valid);
     let ours = nftables::gc(host, &keep).map_err(failed);
     let reference = reference::remove(host, |comment| keep.is_stale(comment)).map_err(failed);
     let iptables = iptables::gc(host, network, valid);
-    ours.and(reference).and(iptables)
+    gather([ours, reference, iptables])
 }
 
 fn failed(error: kernel::Error) -> cni::Error {
-    cni::Error::from_chain(&error).context("masquerade")
+    kernel_error(error).context("masquerade")
 }
