@@ -1,6 +1,7 @@
 //! `bowline`, for people: drive networks by hand, see a node at work.
 
 mod cni;
+mod demo;
 
 use std::process::ExitCode;
 
@@ -18,10 +19,20 @@ struct Bowline {
 enum Command {
     /// Attach a network namespace to a network by hand, as cnitool does.
     Cni(cni::CniArgs),
+    /// Set up a node with pods in namespaces of its own, send real traffic, show it, take it down.
+    Demo(demo::DemoArgs),
+    /// Print the version, and the versions of CNI that are spoken.
+    Version,
 }
 
 fn main() -> ExitCode {
     match Bowline::parse().command {
         Command::Cni(args) => cni::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Version => {
+            let spoken = ::cni::Version::ALL.map(::cni::Version::as_str);
+            println!("bowline {}, CNI {}", env!("CARGO_PKG_VERSION"), spoken.join(" "));
+            ExitCode::SUCCESS
+        }
     }
 }
