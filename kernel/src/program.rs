@@ -1,6 +1,5 @@
 //! Running another program. Only the iptables backend does; with the nftables backend nothing is ever run.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -26,7 +25,7 @@ pub struct Outcome {
 
 /// The path of the program `name`, looked up in `PATH` and then in the administrator's directories.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
         .chain(FALLBACK.iter().map(PathBuf::from))

@@ -1,18 +1,34 @@
-//! The runtime's part: pods join a network by its configuration list.
+//! The runtime's part: pods join a network by its configuration list, through [`cni::runtime`] as any runtime would.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use lab::network::Request;
-use lab::{Network, Node, Pod, Subject};
-use serde_json::{Map, Value};
+use cni::list::NetworkList;
+use cni::runtime::{Runtime, RuntimeArgs};
+use cni::{AddResult, Result};
+use kernel::netlink::{Protocol, Socket};
+use kernel::nft;
+use lab::{Node, Pod};
+use serde_json::Value;
 
 use super::drawing::NodeView;
 
-/// The network with the plug-ins that run it.
-pub struct Networks {
-    network: Network,
+/// A network with the plug-ins that run it.
+pub struct Network {
+    list: NetworkList,
+    runtime: Runtime,
+    steps: Arc<Mutex<Vec<Step>>>,
+}
+
+/// One plug-in's part in a verb.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its type.
+    pub plugin: String,
+    /// From before its program was started until it had ended.
+    pub took: Duration,
 }
 
 /// A pod on the network.
@@ -25,17 +41,11 @@ pub struct Joined {
     pub ips: Vec<IpAddr>,
     /// Its veth's end on the node.
     pub host_end: String,
-    /// How long ADD took.
-    pub took: Duration,
-    attachment: lab::Attachment,
-}
-
-/// What STATUS found.
-pub struct Ready {
-    /// In words.
-    pub sentence: String,
-    /// How long it took.
-    pub took: Duration,
+    /// What the runtime asked for on its behalf.
+    pub wish: Value,
+    /// ADD, plug-in by plug-in.
+    pub steps: Vec<Step>,
+    args: RuntimeArgs,
 }
 
 impl Joined {
@@ -44,85 +54,112 @@ impl Joined {
         self.ips.iter().copied().find(|ip| ip.is_ipv4() == peer.is_ipv4())
     }
 
-    /// What ADD did.
-    pub fn sentence(&self) -> String {
-        let ips: Vec<String> = self.ips.iter().map(ToString::to_string).collect();
-        format!("eth0 {} by {}", ips.join(", "), self.host_end)
+    /// How long ADD took, all plug-ins together.
+    pub fn took(&self) -> Duration {
+        total(&self.steps)
     }
 }
 
-impl Networks {
+/// The time of all steps together.
+pub fn total(steps: &[Step]) -> Duration {
+    steps.iter().map(|step| step.took).sum()
+}
+
+impl Network {
     /// The network of `conflist`, run by the plug-ins in `plugins`.
-    pub fn new(conflist: &str, plugins: &Path) -> Result<Networks, cni::Error> {
-        let list: Value = serde_json::from_str(conflist).map_err(|e| cni::Error::config(e.to_string()))?;
-        let subject =
-            Subject { directory: plugins.to_owned(), is_reference: plugins.starts_with("/usr/lib/cni") };
-        Ok(Networks { network: Network::new(&subject, list) })
+    pub fn new(conflist: &str, plugins: PathBuf) -> Result<Network> {
+        let list = NetworkList::parse(conflist.as_bytes(), None)?;
+        let steps = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&steps);
+        let runtime = Runtime::new([plugins]).with_observer(move |step| {
+            let step = Step { plugin: step.plugin_type.to_owned(), took: step.elapsed };
+            if let Ok(mut steps) = seen.lock() {
+                steps.push(step);
+            }
+        });
+        Ok(Network { list, runtime, steps })
     }
 
     /// STATUS of every plug-in.
-    pub fn status(&self, node: &Node) -> Result<Ready, cni::Error> {
-        let started = Instant::now();
-        if !self.network.subject.is_reference {
-            self.network.status(node).map_err(refused)?;
-        }
-        let sentence = format!("{} can serve", self.network.kinds().join(", "));
-        Ok(Ready { sentence, took: started.elapsed() })
+    pub fn status(&self, node: &Node) -> Result<Vec<Step>> {
+        node.run(|| self.runtime.status(&self.list))?;
+        Ok(self.taken())
     }
 
     /// A new pod `name`, attached with what the runtime hands in.
-    pub fn add(&self, node: &Node, name: &str, wish: &Value) -> Result<Joined, cni::Error> {
+    pub fn add(&self, node: &Node, name: &str, wish: Value) -> Result<Joined> {
         let sandbox = node.pod(name);
-        let capabilities: Map<String, Value> = wish.as_object().cloned().unwrap_or_default();
-        let request = Request { capabilities, ..Request::default() };
-        let started = Instant::now();
-        let attachment = self.network.add(node, &sandbox, request).map_err(refused)?;
-        let took = started.elapsed();
-        let host_end = attachment.host_end("veth");
-        Ok(Joined { name: name.to_owned(), sandbox, ips: attachment.ips(), host_end, took, attachment })
+        let mut args = RuntimeArgs::new(name, sandbox.netns_path(), "eth0")?;
+        args.capabilities = wish.as_object().cloned().unwrap_or_default();
+        let (result, _) = node.run(|| self.runtime.add(&self.list, &args))?;
+        let (name, steps) = (name.to_owned(), self.taken());
+        let ips = result.ips.iter().map(|ip| ip.address.ip()).collect();
+        Ok(Joined { name, sandbox, ips, host_end: host_end(&result), wish, steps, args })
     }
 
     /// CHECK of one pod.
-    pub fn check(&self, node: &Node, pod: &Joined) -> Result<(), cni::Error> {
-        pod.attachment.check(node).map_err(refused)
+    pub fn check(&self, node: &Node, pod: &Joined) -> Result<()> {
+        node.run(|| self.runtime.check(&self.list, &pod.args))
     }
 
     /// DEL of one pod.
-    pub fn del(&self, node: &Node, pod: &Joined) -> Result<(), cni::Error> {
-        pod.attachment.del(node).map_err(refused)
+    pub fn del(&self, node: &Node, pod: &Joined) -> Result<Vec<Step>> {
+        self.taken();
+        node.run(|| self.runtime.del(&self.list, &pod.args))?;
+        Ok(self.taken())
+    }
+
+    /// What the observer saw since the last call.
+    fn taken(&self) -> Vec<Step> {
+        self.steps.lock().map(|mut steps| std::mem::take(&mut *steps)).unwrap_or_default()
+    }
+
+    /// The bridge's name.
+    pub fn bridge(&self) -> &str {
+        self.list.plugins[0].object["bridge"].as_str().unwrap_or("cni0")
     }
 
     /// The node's side, for the drawing.
-    pub fn gateways(&self, node: &Node) -> NodeView {
-        let plugin = &self.network.list["plugins"][0];
-        let bridge = plugin["bridge"].as_str().unwrap_or("cni0").to_owned();
+    pub fn view(&self, node: &Node) -> NodeView {
+        let bridge = self.bridge().to_owned();
         let addresses = node.sh(&format!("ip -o addr show dev {bridge} scope global"));
         let gateways = addresses.lines().filter_map(|line| line.split_whitespace().nth(3)).map(str::to_owned);
-        let subnets = plugin["ipam"]["ranges"].as_array().into_iter().flatten();
+        let ranges = self.list.plugins[0].object["ipam"]["ranges"].as_array().into_iter().flatten();
         NodeView {
             uplink: vec![Node::IP4.to_string(), Node::IP6.to_string()],
             outside: vec![Node::OUTSIDE4.to_string(), Node::OUTSIDE6.to_string()],
             gateways: gateways.collect(),
-            subnets: subnets.filter_map(|set| set[0]["subnet"].as_str()).map(str::to_owned).collect(),
+            subnets: ranges.filter_map(|set| set[0]["subnet"].as_str()).map(str::to_owned).collect(),
             bridge,
         }
     }
 
-    /// Links, nftables tables and leases that are still there besides the node's own and the bridge.
-    pub fn leftovers(&self, node: &Node) -> Vec<String> {
-        let bridge = self.network.list["plugins"][0]["bridge"].as_str().unwrap_or("cni0");
-        let links = node.list("/proc/sys/net/ipv4/conf");
-        let own = ["all", "default", "lo", "eth0", bridge];
-        let mut left: Vec<String> = links.into_iter().filter(|link| !own.contains(&link.as_str())).collect();
-        let leases = node.list(format!("/var/lib/cni/networks/{}", self.network.name()));
-        left.extend(
-            leases.into_iter().filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")),
-        );
-        left
+    /// Links, nftables tables, leases and results that are still there, besides the node's own and the bridge.
+    pub fn leftovers(&self, node: &Node) -> Result<Vec<String>> {
+        let own = ["all", "default", "lo", "eth0", self.bridge()];
+        let links = node.list("/proc/sys/net/ipv4/conf").into_iter();
+        let mut left: Vec<String> = links.filter(|link| !own.contains(&link.as_str())).collect();
+        let leases = node.list(Path::new("/var/lib/cni/networks").join(&self.list.name)).into_iter();
+        left.extend(leases.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
+        left.extend(node.list("/var/lib/cni/results"));
+        left.extend(node.run(tables).map_err(|e| cni::Error::from_chain(&e))?);
+        Ok(left)
     }
 }
 
-fn refused(refusal: lab::Refusal) -> cni::Error {
-    let code = u32::try_from(refusal.code).unwrap_or(cni::Code::INTERNAL.0);
-    cni::Error::new(cni::Code(code), refusal.msg)
+/// Every nftables table of the calling thread's namespace.
+fn tables() -> kernel::Result<Vec<String>> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let mut tables = Vec::new();
+    for family in [nft::Family::Inet, nft::Family::Ip, nft::Family::Ip6, nft::Family::Bridge] {
+        let listed = nft::list_tables(&mut socket, family)?;
+        tables.extend(listed.into_iter().map(|table| format!("table {table}")));
+    }
+    Ok(tables)
+}
+
+/// The veth on the node: the interface of the result without a sandbox that is not the bridge.
+fn host_end(result: &AddResult) -> String {
+    let on_node = result.interfaces.iter().filter(|link| link.sandbox.is_empty());
+    on_node.map(|link| link.name.clone()).find(|name| name.starts_with("veth")).unwrap_or_default()
 }

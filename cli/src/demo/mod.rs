@@ -9,17 +9,18 @@ mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use attach::{Joined, Networks};
+use attach::{Joined, Network, Step, total};
+use cni::{Error, Result};
 use drawing::PodView;
 use lab::Node;
-use screen::Screen;
-use serde_json::json;
+use screen::{Screen, milliseconds};
+use serde_json::{Value, json};
 
 /// How to show it.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct DemoArgs {
     /// Leave the node running until Ctrl-C, and say how to enter it
     #[arg(long)]
     keep: bool,
@@ -37,17 +38,19 @@ const POD_PORT: u16 = 80;
 /// What pod `slow` may send and receive, in bits per second.
 const LIMIT: u64 = 20_000_000;
 
-/// A pod of the demo: name, and what the runtime asks for on its behalf.
-fn wishes() -> [(&'static str, serde_json::Value); 3] {
-    let limit = json!({"ingressRate": LIMIT, "ingressBurst": LIMIT / 10, "egressRate": LIMIT, "egressBurst": LIMIT / 10});
+/// The pods, and what the runtime asks for on their behalf.
+fn wishes() -> [(&'static str, Value); 3] {
     let port = json!([{"hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "tcp"}]);
+    let burst = LIMIT / 10;
+    let limit =
+        json!({"ingressRate": LIMIT, "ingressBurst": burst, "egressRate": LIMIT, "egressBurst": burst});
     [("web", json!({"portMappings": port})), ("client", json!({})), ("slow", json!({"bandwidth": limit}))]
 }
 
 /// Runs the demo; success only if every step was as it should be.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(args: &DemoArgs) -> ExitCode {
     let mut screen = Screen::new();
-    match show(arguments, &mut screen) {
+    match show(args, &mut screen) {
         Ok(()) if screen.failures() == 0 => ExitCode::SUCCESS,
         Ok(()) => {
             screen.note(&format!("{} steps failed.", screen.failures()));
@@ -60,25 +63,29 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn show(arguments: &Arguments, screen: &mut Screen) -> Result<(), cni::Error> {
-    let kernel = |e: kernel::Error| cni::Error::from_chain(&e);
-    let plugins = plugins_directory(arguments.plugins.as_deref())?;
+fn show(args: &DemoArgs, screen: &mut Screen) -> Result<()> {
+    let kernel = |e: kernel::Error| Error::from_chain(&e);
+    let plugins = plugins_directory(args.plugins.as_deref())?;
     lab::own_user_namespace().map_err(kernel)?;
     screen.title("A node of its own. Nothing on this machine is touched.");
     let started = Instant::now();
     let node = Node::new("demo").map_err(kernel)?;
     let uplink = format!("own namespaces; uplink eth0 {}, {}", Node::IP4, Node::IP6);
     screen.step("node", &uplink, started.elapsed());
-    let networks = Networks::new(CONFLIST, &plugins)?;
-    let found = networks.status(&node)?;
-    screen.step("STATUS", &found.sentence, found.took);
+    let network = Network::new(CONFLIST, plugins)?;
+    let steps = network.status(&node)?;
+    let asked: Vec<&str> = steps.iter().map(|step| step.plugin.as_str()).collect();
+    screen.step("STATUS", &format!("{} can serve", asked.join(", ")), total(&steps));
 
     screen.title("Pods, by conf/bridge.conflist");
     let mut pods = Vec::new();
     for (name, wish) in wishes() {
-        let joined = networks.add(&node, name, &wish)?;
-        screen.step(&format!("ADD {name}"), &joined.sentence(), joined.took);
-        pods.push(joined);
+        let pod = network.add(&node, name, wish)?;
+        screen.step(&format!("ADD {name}"), "", pod.took());
+        for step in &pod.steps {
+            screen.detail(&step.plugin, &deed(&step.plugin, &pod, network.bridge()), step.took);
+        }
+        pods.push(pod);
     }
 
     screen.title("Traffic");
@@ -87,65 +94,87 @@ fn show(arguments: &Arguments, screen: &mut Screen) -> Result<(), cni::Error> {
 
     screen.title("The node");
     let views: Vec<PodView> = pods.iter().map(view).collect();
-    screen.block(&drawing::node(&views, &networks.gateways(&node), screen.glyphs()));
+    screen.block(&drawing::node(&views, &network.view(&node), screen.glyphs()));
     screen.block(&drawing::table(&views));
-    check_all(&networks, &node, &pods, screen);
-    if arguments.keep {
+    check_all(&network, &node, &pods, screen);
+    if args.keep {
         return keep(&node, &pods, screen);
     }
-    take_down(&networks, &node, &pods, screen);
-    Ok(())
+    take_down(&network, &node, &pods, screen)
+}
+
+/// What a plug-in did for a pod.
+fn deed(plugin: &str, pod: &Joined, bridge: &str) -> String {
+    let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
+    match (plugin, port(pod), limit(pod)) {
+        ("bridge", ..) => format!("{} on {bridge}, eth0 {} by host-local", pod.host_end, ips.join(", ")),
+        ("portmap", Some(port), _) => format!("node port {port}"),
+        ("bandwidth", _, Some(limit)) => format!("{limit} each way"),
+        _ => "nothing asked for".to_owned(),
+    }
+}
+
+fn port(pod: &Joined) -> Option<String> {
+    pod.wish["portMappings"][0]["hostPort"].as_u64().map(|port| format!("{port}/tcp → {POD_PORT}"))
+}
+
+fn limit(pod: &Joined) -> Option<String> {
+    pod.wish["bandwidth"]["ingressRate"].as_u64().map(|rate| format!("{} Mbit/s", rate / 1_000_000))
 }
 
 fn view(pod: &Joined) -> PodView {
-    let wish =
-        wishes().into_iter().find(|(name, _)| *name == pod.name).map(|(_, wish)| wish).unwrap_or_default();
-    let port = wish["portMappings"][0]["hostPort"].as_u64().map(|port| format!("{port}/tcp → {POD_PORT}"));
-    let limit = wish["bandwidth"]["ingressRate"].as_u64().map(|rate| format!("{} Mbit/s", rate / 1_000_000));
     PodView {
         name: pod.name.clone(),
         host_end: pod.host_end.clone(),
         addresses: pod.ips.iter().map(ToString::to_string).collect(),
-        port,
-        limit,
-        took: pod.took,
+        port: port(pod),
+        limit: limit(pod),
+        took: pod.took(),
     }
 }
 
-fn check_all(networks: &Networks, node: &Node, pods: &[Joined], screen: &mut Screen) {
+fn check_all(network: &Network, node: &Node, pods: &[Joined], screen: &mut Screen) {
     let started = Instant::now();
     let found: Vec<String> =
-        pods.iter().filter_map(|pod| networks.check(node, pod).err()).map(|e| e.to_string()).collect();
+        pods.iter().filter_map(|pod| network.check(node, pod).err()).map(|e| e.to_string()).collect();
     let sentence =
         if found.is_empty() { "every pod is as its ADD left it".to_owned() } else { found.join("; ") };
     screen.verdict(found.is_empty(), "CHECK", &sentence, started.elapsed());
 }
 
-fn take_down(networks: &Networks, node: &Node, pods: &[Joined], screen: &mut Screen) {
+fn take_down(network: &Network, node: &Node, pods: &[Joined], screen: &mut Screen) -> Result<()> {
     screen.title("Taking it down");
     for pod in pods.iter().rev() {
-        let started = Instant::now();
-        let outcome = networks.del(node, pod);
-        let sentence = outcome.as_ref().err().map_or_else(|| "gone".to_owned(), ToString::to_string);
-        screen.verdict(outcome.is_ok(), &format!("DEL {}", pod.name), &sentence, started.elapsed());
+        let what = format!("DEL {}", pod.name);
+        match network.del(node, pod) {
+            Ok(steps) => screen.step(&what, &times(&steps), total(&steps)),
+            Err(error) => screen.verdict(false, &what, &error.to_string(), Duration::ZERO),
+        }
     }
     let started = Instant::now();
-    let left = networks.leftovers(node);
+    let left = network.leftovers(node)?;
     let sentence = match left.as_slice() {
-        [] => "no link, no rule, no lease is left but the bridge, which belongs to the node".to_owned(),
+        [] => "no link, table, lease or result is left; the bridge stays, it belongs to the node".to_owned(),
         left => format!("left behind: {}", left.join(", ")),
     };
     screen.verdict(left.is_empty(), "no trace", &sentence, started.elapsed());
+    Ok(())
+}
+
+/// `bandwidth 0.9 ms, portmap 1.1 ms`
+fn times(steps: &[Step]) -> String {
+    let times = steps.iter().map(|step| format!("{} {}", step.plugin, milliseconds(step.took)));
+    times.collect::<Vec<_>>().join(", ")
 }
 
 /// Waits for Ctrl-C; the namespaces end with the process.
-fn keep(node: &Node, pods: &[Joined], screen: &mut Screen) -> Result<(), cni::Error> {
+fn keep(node: &Node, pods: &[Joined], screen: &mut Screen) -> Result<()> {
     if screen.failures() > 0 {
         return Ok(());
     }
     let _servers: Vec<_> = pods.iter().map(|pod| traffic::serve(pod, POD_PORT)).collect();
     // nsenter looks at this thread's namespaces.
-    node.enter().map_err(|e| cni::Error::from_chain(&e))?;
+    node.enter().map_err(|e| Error::from_chain(&e))?;
     let pid = std::process::id();
     let user = if own_user_namespace() { "-U --preserve-credentials " } else { "sudo " };
     let enter = match user {
@@ -173,7 +202,7 @@ fn own_user_namespace() -> bool {
 }
 
 /// The plug-ins: as said, else as `make build` lays them beside this program, else where runtimes look.
-fn plugins_directory(said: Option<&Path>) -> Result<PathBuf, cni::Error> {
+fn plugins_directory(said: Option<&Path>) -> Result<PathBuf> {
     let this = std::env::current_exe().unwrap_or_default();
     let beside = this.parent().unwrap_or(Path::new("/"));
     let places = match said {
@@ -183,6 +212,6 @@ fn plugins_directory(said: Option<&Path>) -> Result<PathBuf, cni::Error> {
     let found = places.iter().find(|place| place.join("bridge").is_file());
     found.and_then(|place| place.canonicalize().ok()).ok_or_else(|| {
         let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-        cni::Error::config(format!("no plug-ins in {} (make build, or --plugins DIR)", looked.join(", ")))
+        Error::config(format!("no plug-ins in {} (make build, or --plugins DIR)", looked.join(", ")))
     })
 }

@@ -63,6 +63,12 @@ impl Screen {
         self.print(&format!("{sign} {took}  {what:<26} {sentence}"));
     }
 
+    /// A part of the step above.
+    pub fn detail(&self, what: &str, sentence: &str, took: Duration) {
+        let took = self.paint(FAINT, &format!("{:>9}", milliseconds(took)));
+        self.print(&format!("  {took}    {what:<24} {sentence}"));
+    }
+
     /// A block of lines as they are.
     pub fn block(&self, text: &str) {
         self.print(text);
