@@ -1,6 +1,8 @@
 //! Fake plug-ins: shell scripts that note what they were asked and answer what a file says.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod plugin;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
