@@ -13,6 +13,8 @@ pub mod loopback;
 pub mod masquerade;
 pub mod owner;
 pub mod pod;
+pub mod spoof;
+pub mod tagged;
 
 pub use error::kernel_error;
 

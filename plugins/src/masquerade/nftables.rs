@@ -30,6 +30,7 @@ use kernel::nft::{
 };
 
 use crate::owner::{Keep, Owner};
+use crate::tagged;
 
 const TABLE: Table<'_> = Table::new(Family::Inet, "bowline_masquerade");
 const POSTROUTING: Chain<'_> = Chain::base("postrouting", Base::new(ChainKind::Nat, Hook::Postrouting, 100));
@@ -82,16 +83,11 @@ pub(super) fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
         let (mut declared, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for ip in ips.iter().filter(|ip| seen.insert(ip.address)) {
             let pods = Pods::like(ip.address);
-            let element = Element::new(&[ip.address.ip().into()]).comment(&comment);
-            match nft::get_element(host, &TABLE, &pods.set, &element)? {
-                Some(present) if present.comment == comment => continue,
-                Some(present) => {
-                    batch.delete_elements(&TABLE, &pods.set, &[present]);
-                }
-                None if nft::set_exists(host, &TABLE, &pods.set)? => {}
-                None => declare(host, &mut batch, &pods, &mut declared)?,
+            if !nft::set_exists(host, &TABLE, &pods.set)? {
+                declare(host, &mut batch, &pods, &mut declared)?;
             }
-            batch.create_elements(&TABLE, &pods.set, &[element]);
+            let element = Element::new(&[ip.address.ip().into()]).comment(&comment);
+            tagged::claim(host, &mut batch, &TABLE, &pods.set, element)?;
         }
         Ok(batch)
     })
@@ -132,9 +128,7 @@ pub(super) fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
         for ip in ips {
             let set = Pods::like(ip.address).set;
             let wanted = Element::new(&[ip.address.ip().into()]);
-            let present = nft::get_element(host, &TABLE, &set, &wanted)?;
-            if let Some(present) = present.filter(|present| owner.owns(&present.comment)) {
-                batch.delete_elements(&TABLE, &set, &[present]);
+            if tagged::release(host, &mut batch, (&TABLE, &set), &wanted, owner)? {
                 touched.insert(set);
             }
         }
@@ -150,18 +144,13 @@ pub(super) fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
 
 /// Removes the elements of all sets whose comment `is_gone` accepts.
 fn remove_tagged(host: &mut Socket, is_gone: impl Fn(&str) -> bool) -> Result<()> {
-    let mut found = false;
+    let mut any = false;
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        for set in nft::list_sets(host, &TABLE)? {
-            let mut elements = nft::list_elements(host, &TABLE, &set)?;
-            elements.retain(|element| is_gone(&element.comment));
-            found |= !elements.is_empty();
-            batch.delete_elements(&TABLE, &set, &elements);
-        }
+        any |= tagged::release_all(host, &mut batch, &TABLE, &is_gone)?;
         Ok(batch)
     })?;
-    if found { sweep(host) } else { Ok(()) }
+    if any { sweep(host) } else { Ok(()) }
 }
 
 /// Removes sets without elements together with their rules, and the table with its last set.
