@@ -159,6 +159,19 @@ pub fn vlans(socket: &mut Socket, link: &LinkId) -> Result<VlanTable> {
     Ok(parse_vlans(&replies, link.index))
 }
 
+/// The VLANs of every port of a bridge, by the port's index. Costs as much as the host has bridge ports.
+pub fn port_vlans(socket: &mut Socket, bridge: &LinkId) -> Result<BTreeMap<u32, VlanTable>> {
+    let mut message = Message::new(libc::RTM_GETLINK, 0, &family_header(AF_BRIDGE, 0, 0, 0));
+    message.u32(libc::IFLA_EXT_MASK, libc::RTEXT_FILTER_BRVLAN_COMPRESSED.cast_unsigned());
+    let replies = socket.dump(&Op::new(format!("list VLANs of the ports of {bridge}"), message))?;
+    let of_bridge = replies.into_iter().filter_map(|reply| {
+        let port = u32_ne(reply.payload.get(4..8)?)?;
+        let master = attrs(reply.payload.get(16..)?).find_attr(libc::IFLA_MASTER).and_then(u32_ne)?;
+        (master == bridge.index && port != bridge.index).then_some((port, reply))
+    });
+    Ok(of_bridge.map(|(port, reply)| (port, parse_vlans(&[reply], port))).collect())
+}
+
 /// Reads both shapes of VLAN lists: RTM_NEWVLAN, and RTM_NEWLINK of family AF_BRIDGE.
 pub fn parse_vlans(replies: &[Reply], link: u32) -> VlanTable {
     let mut table = VlanTable::new();

@@ -49,6 +49,14 @@ pub fn exclusive_within(path: &Path, mode: u32, patience: Duration) -> Result<Lo
     }
 }
 
+/// Takes the exclusive lock of the calling thread's network namespace: for what only this host's plug-ins share.
+pub fn exclusive_netns() -> Result<Lock> {
+    let doing = "lock the network namespace";
+    let file = File::open("/proc/thread-self/ns/net").map_err(|e| Error::io(doing, e))?;
+    flock(&file, libc::LOCK_EX).map_err(|e| Error::io(doing, e))?;
+    Ok(Lock { _file: file })
+}
+
 fn open(path: &Path, mode: u32) -> Result<File> {
     OpenOptions::new()
         .read(true)

@@ -15,6 +15,11 @@ impl Mac {
         (1..=32).contains(&bytes.len()).then(|| Mac(bytes.to_vec()))
     }
 
+    /// An Ethernet address.
+    pub fn ethernet(bytes: [u8; 6]) -> Self {
+        Mac(bytes.to_vec())
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0

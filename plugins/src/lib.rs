@@ -5,6 +5,9 @@
 
 pub mod address;
 pub mod backend;
+pub mod bridge;
+pub mod configure;
+pub mod dns;
 pub mod error;
 pub mod host_local;
 pub mod install;
@@ -15,11 +18,13 @@ pub mod owner;
 pub mod pod;
 pub mod spoof;
 pub mod tagged;
+pub mod undo;
+pub mod veth;
 
 pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
-pub static TABLE: &[&dyn cni::Plugin] = &[&host_local::HostLocal, &loopback::Loopback];
+pub static TABLE: &[&dyn cni::Plugin] = &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback];
 
 /// The plug-in with this exact name.
 pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {

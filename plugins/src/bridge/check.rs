@@ -1,0 +1,202 @@
+//! CHECK: is everything that ADD made still as the configuration and the result say?
+//!
+//! Not compared: what others may change with good reason. udev gives host ends other hardware addresses, later
+//! plug-ins set MTUs, another network may want the bridge promiscuous.
+
+use std::path::PathBuf;
+
+use cni::{AddResult, Call, Error, Interface, Result};
+use kernel::link::{self, Link};
+use kernel::netlink::{Protocol, Socket};
+use kernel::{Mac, addr, bridge};
+
+use super::conf::{Conf, ranges};
+use super::{add, gateway};
+use crate::owner::Owner;
+use crate::spoof::{self, Guard};
+use crate::{configure, ipam, kernel_error, masquerade, pod};
+
+/// Looks for drift.
+///
+/// # Errors
+/// The first drift found; bad configuration; no `prevResult`.
+pub fn check(call: &Call<PathBuf>) -> Result<()> {
+    let conf = Conf::parse(&call.conf, &call.args)?;
+    let Some(prev) = &call.conf.prev_result else {
+        return Err(Error::config("bridge: prevResult: CHECK needs it"));
+    };
+    if !call.conf.ipam_type.is_empty() {
+        ipam::check(call)?;
+    }
+    let pod = pod::open(&call.netns)?;
+    let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
+    let mut inside = Socket::open_in(&pod, Protocol::Route).map_err(kernel_error)?;
+    let bridge = check_bridge(&mut host, &conf, prev)?;
+    let container = check_container(&mut inside, &conf, prev, call.attachment.ifname.as_str())?;
+    let host_end = check_host_end(&mut host, &bridge, &container, prev)?;
+    check_port(&mut host, &conf, &host_end)?;
+    if !prev.ips.is_empty() && !conf.container_down {
+        configure::check(&mut inside, &container.id, prev)?;
+        check_gateway(&mut host, &conf, &bridge, prev, &container)?;
+    }
+    check_rules(call, &conf, prev, &host_end, &container)
+}
+
+fn drift<T>(what: String) -> Result<T> {
+    Err(Error::internal(what))
+}
+
+fn check_bridge(host: &mut Socket, conf: &Conf, prev: &AddResult) -> Result<Link> {
+    let name = &conf.bridge;
+    let Some(bridge) = link::find(host, name).map_err(kernel_error)? else {
+        return drift(format!("bridge {name} is gone"));
+    };
+    if bridge.kind != "bridge" {
+        return drift(format!("{name} is no bridge but a {}", bridge.kind));
+    }
+    let recorded = prev.interfaces.iter().find(|i| i.name == *name && i.sandbox.is_empty());
+    let Some(recorded) = recorded else {
+        return drift(format!("bridge: prevResult: it lists no bridge {name}"));
+    };
+    // Only a gateway's address is pinned: others follow their ports in bridges that we did not make.
+    if conf.is_gateway && !same_mac(recorded, &bridge) {
+        return drift(format!("bridge {name} has MAC {}, not {}", bridge.mac_text(), recorded.mac));
+    }
+    if conf.promisc && !bridge.is_promisc() {
+        return drift(format!("bridge {name} is not promiscuous"));
+    }
+    if !bridge.is_up() {
+        return drift(format!("bridge {name} is down"));
+    }
+    Ok(bridge)
+}
+
+fn same_mac(recorded: &Interface, seen: &Link) -> bool {
+    recorded.mac.is_empty() || recorded.mac.parse::<Mac>().ok() == seen.mac
+}
+
+fn check_container(inside: &mut Socket, conf: &Conf, prev: &AddResult, ifname: &str) -> Result<Link> {
+    let Some(recorded) = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty()) else {
+        return drift(format!("bridge: prevResult: it lists no {ifname} in a sandbox"));
+    };
+    let Some(container) = link::find(inside, ifname).map_err(kernel_error)? else {
+        return drift(format!("{ifname} is gone from the pod"));
+    };
+    if container.kind != "veth" {
+        return drift(format!("{ifname} is no veth but a {}", container.kind));
+    }
+    if !same_mac(recorded, &container) {
+        return drift(format!("{ifname} has MAC {}, not {}", container.mac_text(), recorded.mac));
+    }
+    if !conf.container_down && !container.is_up() {
+        return drift(format!("{ifname} is down"));
+    }
+    Ok(container)
+}
+
+/// The end on the host is the one whose other end is the pod's; the result must list it.
+fn check_host_end(host: &mut Socket, bridge: &Link, container: &Link, prev: &AddResult) -> Result<Link> {
+    let peer = container.peer.unwrap_or_default();
+    let found = link::find_index(host, peer).map_err(kernel_error)?;
+    let ours = |l: &Link| l.kind == "veth" && l.peer == Some(container.id.index) && l.peer_netns.is_some();
+    let Some(host_end) = found.filter(ours) else {
+        return drift(format!("the host end of {} is gone", container.id));
+    };
+    let name = &host_end.id.name;
+    if !prev.interfaces.iter().any(|i| i.name == *name && i.sandbox.is_empty()) {
+        return drift(format!(
+            "bridge: prevResult: it does not list {name}, the host end of {}",
+            container.id
+        ));
+    }
+    if host_end.master != Some(bridge.id.index) {
+        return drift(format!("{name} is no port of {}", bridge.id));
+    }
+    if !host_end.is_up() {
+        return drift(format!("{name} is down"));
+    }
+    Ok(host_end)
+}
+
+fn check_port(host: &mut Socket, conf: &Conf, host_end: &Link) -> Result<()> {
+    let name = &host_end.id.name;
+    let state = host_end.port.unwrap_or_default();
+    for (what, wanted, seen) in
+        [("hairpin mode", conf.hairpin, state.hairpin), ("isolation", conf.isolation, state.isolated)]
+    {
+        if wanted != seen {
+            let word = |on: bool| if on { "on" } else { "off" };
+            return drift(format!("{what} of {name} is {}, not {}", word(seen), word(wanted)));
+        }
+    }
+    let Some(wanted) = conf.vlans.table() else { return Ok(()) };
+    let seen = bridge::vlans(host, &host_end.id).map_err(kernel_error)?;
+    if seen != wanted {
+        let list = |table| {
+            let words: Vec<_> = ranges(table).iter().map(|(range, _)| range.to_string()).collect();
+            words.join(",")
+        };
+        let (seen, wanted) = (list(&seen), list(&wanted));
+        return drift(format!(
+            "{name} is in VLANs `{seen}`, not `{wanted}` with the PVID that was configured"
+        ));
+    }
+    Ok(())
+}
+
+fn check_gateway(
+    host: &mut Socket,
+    conf: &Conf,
+    bridge: &Link,
+    prev: &AddResult,
+    container: &Link,
+) -> Result<()> {
+    if !conf.is_gateway {
+        return Ok(());
+    }
+    let holder = match conf.vlans.access {
+        None => bridge.clone(),
+        Some(vlan) => {
+            let name = gateway::port_name(&conf.bridge, vlan);
+            match link::find(host, &name).map_err(kernel_error)? {
+                Some(link) => link,
+                None => return drift(format!("{name}, the gateway of vlan {vlan}, is gone")),
+            }
+        }
+    };
+    let present = addr::list(host, Some(holder.id.index)).map_err(kernel_error)?;
+    let own = prev.ips.iter().filter(|ip| {
+        prev.interface_of(ip).is_none_or(|i| i.is_some_and(|interface| interface.name == container.id.name))
+    });
+    for wanted in own.filter_map(add::gateway_address) {
+        if !present.iter().any(|a| a.ip == wanted) {
+            return drift(format!("{} has lost the gateway address {wanted}", holder.id));
+        }
+    }
+    Ok(())
+}
+
+fn check_rules(
+    call: &Call<PathBuf>,
+    conf: &Conf,
+    prev: &AddResult,
+    host_end: &Link,
+    container: &Link,
+) -> Result<()> {
+    if !conf.ip_masq && !conf.spoof_check {
+        return Ok(());
+    }
+    let owner = Owner::new(&call.conf.name, &call.attachment);
+    let mut netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error)?;
+    if conf.ip_masq && !prev.ips.is_empty() {
+        let backend = conf.ip_masq_backend.decide(&mut netfilter);
+        masquerade::check(&mut netfilter, &owner, &prev.ips, backend)?;
+    }
+    match &container.mac {
+        Some(mac) if conf.spoof_check => {
+            let guard = Guard { port: host_end.id.name.clone(), mac: mac.clone() };
+            spoof::check(&mut netfilter, &owner, &guard)
+        }
+        _ => Ok(()),
+    }
+}

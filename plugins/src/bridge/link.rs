@@ -1,0 +1,127 @@
+//! The bridge itself, and a pod's port on it.
+
+use std::time::{Duration, Instant};
+
+use cni::{Error, Result};
+use kernel::bridge::{self, PortChange, VlanRange, VlanSide};
+use kernel::link::{self, Kind, Link, LinkId, NewEnd, OperState, Switch};
+use kernel::netlink::monitor::GROUP_LINK;
+use kernel::netlink::{Monitor, Op, Socket};
+use kernel::{random, sysctl};
+
+use super::conf::{Conf, ranges};
+use crate::kernel_error;
+
+/// How long a port may take to come up: the sum of the reference's waits.
+const PORT_PATIENCE: Duration = Duration::from_millis(2550);
+
+/// Makes the bridge, or finds it; sets it up, and promiscuous where asked. An existing bridge keeps its MTU and its
+/// VLAN filtering.
+///
+/// # Errors
+/// A link of that name is no bridge; the kernel's refusal.
+pub fn ensure_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
+    let found = match link::find(host, &conf.bridge).map_err(kernel_error)? {
+        Some(found) => found,
+        None => make_bridge(host, conf)?,
+    };
+    if found.kind != "bridge" {
+        let kind = if found.kind.is_empty() { "physical link" } else { &found.kind };
+        let what = format!("bridge: bridge: `{}` exists already and is no bridge but a {kind}", conf.bridge);
+        return Err(Error::config(what));
+    }
+    let mut ops = Vec::new();
+    if conf.promisc && !found.is_promisc() {
+        ops.push(link::set_promisc(&found.id, Switch::On));
+    }
+    if !found.is_up() {
+        ops.push(link::set_up(&found.id, Switch::On));
+    }
+    host.apply(&ops).map_err(kernel_error)?;
+    Ok(found)
+}
+
+/// The bridge gets a hardware address of its own, so that it does not change with its ports.
+fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
+    let mac = random::mac().map_err(kernel_error)?;
+    let new = NewEnd { name: &conf.bridge, mtu: conf.mtu, mac: Some(&mac), ..NewEnd::default() };
+    let kind = Kind::Bridge { vlan_filtering: conf.vlans.filtering() };
+    // Another ADD may have been faster: then theirs is used.
+    host.apply(&[link::create(&new, &kind).or_present()]).map_err(kernel_error)?;
+    keep_router_advertisements_out(&conf.bridge);
+    let made = link::find(host, &conf.bridge).map_err(kernel_error)?;
+    made.ok_or_else(|| Error::internal(format!("{} vanished once made", conf.bridge)))
+}
+
+/// A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.
+pub fn keep_router_advertisements_out(link: &str) {
+    let _ = sysctl::ensure_if_known(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
+}
+
+/// What turns a fresh port into the one that `conf` asks for.
+///
+/// # Errors
+/// The port's VLANs cannot be listed.
+pub fn port_ops(host: &mut Socket, conf: &Conf, port: &LinkId) -> Result<Vec<Op>> {
+    let mut ops = Vec::new();
+    if conf.hairpin || conf.isolation {
+        let on = |wanted: bool| wanted.then_some(Switch::On);
+        let change = PortChange { hairpin: on(conf.hairpin), isolated: on(conf.isolation), learning: None };
+        ops.push(bridge::set_port(port, change));
+    }
+    if let Some(table) = conf.vlans.table() {
+        let wanted: Vec<u16> = table.keys().copied().collect();
+        ops.extend(delete_other_vlans(host, port, &wanted)?);
+        let add = |(range, flags)| bridge::add_vlans(port, VlanSide::Port, range, flags);
+        ops.extend(ranges(&table).into_iter().map(add));
+    }
+    Ok(ops)
+}
+
+/// Removes the VLANs that the kernel admits by itself, but for the `wanted`.
+///
+/// # Errors
+/// The port's VLANs cannot be listed.
+pub fn delete_other_vlans(host: &mut Socket, port: &LinkId, wanted: &[u16]) -> Result<Vec<Op>> {
+    let present = bridge::vlans(host, port).map_err(kernel_error)?;
+    let others = present.into_keys().filter(|id| !wanted.contains(id));
+    Ok(others.map(|id| bridge::delete_vlans(port, VlanSide::Port, VlanRange::one(id))).collect())
+}
+
+/// Waits until the port can carry packets.
+///
+/// # Errors
+/// It cannot within 2.55 s.
+pub fn wait_for_port(host: &mut Socket, port: &LinkId) -> Result<Link> {
+    let mut look = || {
+        let seen = link::find_index(host, port.index).map_err(kernel_error)?;
+        seen.ok_or_else(|| Error::internal(format!("bridge port {port} vanished")))
+    };
+    let mut seen = look()?;
+    if seen.operstate == OperState::Up {
+        return Ok(seen);
+    }
+    let deadline = Instant::now() + PORT_PATIENCE;
+    let mut monitor = Monitor::open(&[GROUP_LINK]).map_err(kernel_error)?;
+    loop {
+        seen = look()?;
+        if seen.operstate == OperState::Up {
+            return Ok(seen);
+        }
+        let announced =
+            monitor.wait(deadline, |event| Link::parse(event).is_some_and(|l| l.id.index == port.index));
+        match announced {
+            Ok(true) => {}
+            Ok(false) => {
+                let state = seen.operstate;
+                return Err(Error::internal(format!("bridge port in error state: {port} is {state:?}")));
+            }
+            // Announcements were lost: look again.
+            Err(error) if error.errno().is_some_and(|e| e.0 == ENOBUFS) => {}
+            Err(error) => return Err(kernel_error(error)),
+        }
+    }
+}
+
+/// No buffer space: the socket missed announcements.
+const ENOBUFS: i32 = 105;

@@ -1,0 +1,231 @@
+//! The pod's interface gets what the IPAM result says: addresses, routes; and CHECK finds them again.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use cni::{AddResult, Error, IpConfig, Result};
+use ipnetwork::IpNetwork;
+use kernel::addr::{self, Address, Dad};
+use kernel::link::{self, LinkId, OperState, Switch};
+use kernel::netlink::monitor::GROUP_IPV6_ADDR;
+use kernel::netlink::{Monitor, Op, Protocol, Socket};
+use kernel::{Netns, route, sysctl};
+
+use crate::kernel_error;
+
+/// How long duplicate address detection may take, as in the reference.
+const DAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the pod's interface treats new IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Addresses are usable at once: IPAM says that they are ours.
+    Trusted,
+    /// The kernel probes, with a nonce against its own echo, and ADD waits for it.
+    Probed,
+}
+
+/// A pod's interface, seen through a socket in its namespace.
+#[derive(Debug)]
+pub struct Inside {
+    /// In the pod.
+    pub socket: Socket,
+    /// The interface.
+    pub link: link::Link,
+    announcements: Option<Monitor>,
+}
+
+/// Enters the pod once, to write the interface's sysctls and to bring a socket out.
+///
+/// With `v6` IPv6 is switched on for it and for `lo` where it was off, and addresses will survive the link going down.
+///
+/// # Errors
+/// No such interface; a sysctl that the pod forbids to write.
+pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, v6: bool) -> Result<Inside> {
+    let opened = pod.run(|| {
+        prepare(ifname, duplicates, v6)?;
+        let probed = v6 && duplicates == Duplicates::Probed;
+        let monitor = if probed { Some(Monitor::open(&[GROUP_IPV6_ADDR])?) } else { None };
+        Ok::<_, kernel::Error>((Socket::open(Protocol::Route)?, monitor))
+    });
+    let (mut socket, announcements) = opened.and_then(|inner| inner).map_err(kernel_error)?;
+    let found = link::find(&mut socket, ifname).map_err(kernel_error)?;
+    let link = found.ok_or_else(|| Error::internal(format!("no interface {ifname} in the pod")))?;
+    Ok(Inside { socket, link, announcements })
+}
+
+/// Runs inside the pod.
+fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()> {
+    let key = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
+    match duplicates {
+        Duplicates::Trusted => drop(sysctl::ensure_if_known(&key("accept_dad"), "0")?),
+        Duplicates::Probed => {
+            sysctl::ensure_if_known(&key("accept_dad"), "1")?;
+            sysctl::ensure_if_known(&key("enhanced_dad"), "1")?;
+        }
+    }
+    if v6 {
+        for disabled in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), key("disable_ipv6")] {
+            sysctl::ensure_if_known(&disabled, "0")?;
+        }
+        sysctl::ensure(&key("keep_addr_on_down"), "1")?;
+    }
+    Ok(())
+}
+
+/// Gives the interface its addresses and routes, and sets it up, in one pipelined go; then waits for duplicate
+/// address detection where that is on.
+///
+/// Addresses without an interface index are left alone. A route without next hop goes by the first gateway of its
+/// family.
+///
+/// # Errors
+/// The result lists no interfaces, or an address is for another one; the kernel's first refusal; a duplicate.
+pub fn apply(inside: &mut Inside, result: &AddResult) -> Result<()> {
+    let link = inside.link.id.clone();
+    let ips = own_addresses(&link.name, result)?;
+    let dad = if inside.announcements.is_some() { Dad::Probe } else { Dad::Skip };
+    let mut ops = vec![link::set_arp_notify(&link, Switch::On)];
+    ops.extend(ips.iter().map(|ip| addr::add(&link, ip.address, dad)));
+    ops.push(link::set_up(&link, Switch::On));
+    ops.extend(routes(&link, result, &ips).iter().map(route::add));
+    inside.socket.apply(&ops).map_err(kernel_error)?;
+    match inside.announcements.take() {
+        Some(monitor) if ips.iter().any(|ip| ip.address.is_ipv6()) => settle(inside, monitor),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the interface up without addresses (layer 2).
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn set_up(inside: &mut Inside) -> Result<()> {
+    let link = &inside.link.id;
+    let ops = [link::set_arp_notify(link, Switch::On), link::set_up(link, Switch::On)];
+    inside.socket.apply(&ops).map_err(kernel_error)
+}
+
+fn own_addresses<'a>(ifname: &str, result: &'a AddResult) -> Result<Vec<&'a IpConfig>> {
+    if result.interfaces.is_empty() {
+        return Err(Error::internal(format!("no interfaces in the result to configure {ifname} from")));
+    }
+    let mut own = Vec::new();
+    for ip in &result.ips {
+        match result.interface_of(ip) {
+            None => {}
+            Some(Some(interface)) if interface.name == ifname => own.push(ip),
+            Some(Some(other)) => {
+                let what = format!("address {} is for {}, not for {ifname}", ip.address, other.name);
+                return Err(Error::internal(what));
+            }
+            Some(None) => {
+                let (index, known) = (ip.interface.unwrap_or_default(), result.interfaces.len());
+                let what = format!("address {}: interface {index} is outside 0..{known}", ip.address);
+                return Err(Error::internal(what));
+            }
+        }
+    }
+    Ok(own)
+}
+
+fn routes(link: &LinkId, result: &AddResult, ips: &[&IpConfig]) -> Vec<route::Route> {
+    let gateway_for = |dst: IpNetwork| {
+        ips.iter().filter(|ip| ip.address.is_ipv4() == dst.is_ipv4()).find_map(|ip| ip.gateway)
+    };
+    let planned = result.routes.iter().map(|wanted| route::Route {
+        gw: wanted.gw.or_else(|| gateway_for(wanted.dst)),
+        table: wanted.table.unwrap_or(route::MAIN),
+        priority: wanted.priority,
+        scope: wanted.scope.unwrap_or(0),
+        mtu: wanted.mtu,
+        advmss: wanted.advmss,
+        ..route::Route::new(wanted.dst, link.index)
+    });
+    planned.collect()
+}
+
+/// Waits until no IPv6 address is tentative any more. A deadline that passes is an error only where the link can carry
+/// packets at all.
+fn settle(inside: &mut Inside, mut monitor: Monitor) -> Result<()> {
+    let deadline = Instant::now() + DAD_PATIENCE;
+    let Inside { socket, link, .. } = inside;
+    loop {
+        let addresses = addr::list(socket, Some(link.id.index)).map_err(kernel_error)?;
+        if let Some(taken) = addresses.iter().find(|a| a.is_duplicate()) {
+            return Err(Error::internal(format!("{} is in use by somebody else on the link", taken.ip)));
+        }
+        let Some(pending) = addresses.iter().find(|a| a.is_tentative()) else { return Ok(()) };
+        if !monitor.wait(deadline, |_| true).map_err(kernel_error)? {
+            let now = link::find_index(socket, link.id.index).map_err(kernel_error)?;
+            if now.is_some_and(|l| l.operstate != OperState::Up) {
+                return Ok(());
+            }
+            let seconds = DAD_PATIENCE.as_secs();
+            return Err(Error::internal(format!("{} is still tentative after {seconds} s", pending.ip)));
+        }
+    }
+}
+
+/// Finds the addresses and routes of `result` on the interface.
+///
+/// A route with a table of its own must be there; one without may be in any table, for `sbr` and `vrf` move them.
+/// The next hop of a default route may have been changed by a later plug-in.
+///
+/// # Errors
+/// The first that is missing.
+pub fn check(socket: &mut Socket, link: &LinkId, result: &AddResult) -> Result<()> {
+    let addresses = addr::list(socket, Some(link.index)).map_err(kernel_error)?;
+    let any_index = result.ips.iter().any(|ip| ip.interface.is_some());
+    for ip in &result.ips {
+        let own = match result.interface_of(ip) {
+            None => !any_index,
+            Some(interface) => interface.is_some_and(|i| i.name == link.name && !i.sandbox.is_empty()),
+        };
+        if own && !addresses.iter().any(|a: &Address| a.ip == ip.address) {
+            return Err(Error::internal(format!("{link} has lost address {}", ip.address)));
+        }
+    }
+    if result.routes.is_empty() {
+        return Ok(());
+    }
+    let routes = route::list(socket, route::Filter::default()).map_err(kernel_error)?;
+    let missing = result.routes.iter().find(|wanted| !routes.iter().any(|seen| serves(seen, wanted)));
+    missing.map_or(Ok(()), |route| {
+        let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
+        Err(Error::internal(format!("route {}{via} of {link} is gone", route.dst)))
+    })
+}
+
+fn serves(seen: &route::Route, wanted: &cni::Route) -> bool {
+    let by_gateway = |gw: IpAddr| wanted.dst.prefix() == 0 || seen.goes_by(gw);
+    seen.dst == route::masked(wanted.dst)
+        && wanted.table.is_none_or(|table| seen.table == table)
+        && wanted.gw.is_none_or(by_gateway)
+}
+
+/// Reaches for a namespace's sysctl from outside: forwarding of the families in use, written only where it is off.
+///
+/// # Errors
+/// The sysctl cannot be written.
+pub fn enable_forwarding(v4: bool, v6: bool) -> Result<()> {
+    for (wanted, key) in [(v4, "net/ipv4/ip_forward"), (v6, "net/ipv6/conf/all/forwarding")] {
+        if wanted {
+            sysctl::ensure(key, "1").map_err(kernel_error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Which families `ips` has: IPv4, IPv6.
+pub fn families(ips: &[IpConfig]) -> (bool, bool) {
+    (ips.iter().any(|ip| ip.address.is_ipv4()), ips.iter().any(|ip| ip.address.is_ipv6()))
+}
+
+/// The pipelined form of a list of requests with their errors in the protocol's shape.
+///
+/// # Errors
+/// The first refusal.
+pub fn apply_ops(socket: &mut Socket, ops: &[Op]) -> Result<()> {
+    socket.apply(ops).map_err(kernel_error)
+}
