@@ -1,34 +1,85 @@
-//! Killing a plug-in at every step, and watching what it executes, by strace(1).
+//! Killing a plug-in at every step, by ptrace(2), and seeing what it executes, by strace(1).
 
 use crate::plugin::{Invocation, Refusal};
-use crate::{Node, Space};
+use crate::{Node, Space, sys};
 
-/// The system calls at which something can have happened: before each of them the plug-in is killed in turn.
-pub const STEPS: &str = "sendto,sendmsg,openat,write,pwrite64,renameat,renameat2,rename,linkat,link,unlinkat,unlink,\
-                         mkdirat,mkdir,rmdir,ftruncate,fsync,fdatasync,flock,setns,unshare,ioctl,execve,clone,clone3";
-
-/// Runs `call` under strace and kills it (SIGKILL, before the call has any effect) at the `nth` of [`STEPS`].
-/// `None` when it ended before that: all steps were walked.
-///
-/// # Panics
-/// When strace is missing or could not trace.
-pub fn run_killed_at(node: &Node, call: &Invocation, nth: u32) -> Option<()> {
-    let mut call = call.clone();
-    // The first execve is the plug-in's own start, which precedes counting in strace's injection.
-    call.under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e"]
-        .into_iter()
-        .map(str::to_owned)
-        .chain([format!("trace={STEPS}"), "-e".to_owned()])
-        .chain([format!("inject={STEPS}:signal=SIGKILL:when={nth}")])
-        .collect();
-    match call.run(node) {
-        Err(Refusal { signal: Some(9), .. }) => Some(()),
-        Ok(_) => None,
-        Err(refusal) => panic!("killing at step {nth}: {refusal}"),
-    }
+/// How a run under [`killed_at`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It was killed before the system call of this name.
+    Killed(&'static str),
+    /// It ended by itself: all its steps have been walked.
+    Ended(Result<(), Refusal>),
 }
 
-/// Runs `call` and gives its outcome with the programs that it executed, itself excluded.
+/// The system calls before which a plug-in is killed, each in its turn: all that change anything outside the process,
+/// and those that may begin to.
+const STEPS: &[(libc::c_long, &str)] = &[
+    (libc::SYS_sendto, "sendto"),
+    (libc::SYS_sendmsg, "sendmsg"),
+    (libc::SYS_openat, "openat"),
+    (libc::SYS_write, "write"),
+    (libc::SYS_pwrite64, "pwrite64"),
+    (libc::SYS_renameat, "renameat"),
+    (libc::SYS_renameat2, "renameat2"),
+    (libc::SYS_linkat, "linkat"),
+    (libc::SYS_unlinkat, "unlinkat"),
+    (libc::SYS_mkdirat, "mkdirat"),
+    (libc::SYS_fchmod, "fchmod"),
+    (libc::SYS_ftruncate, "ftruncate"),
+    (libc::SYS_fsync, "fsync"),
+    (libc::SYS_fdatasync, "fdatasync"),
+    (libc::SYS_flock, "flock"),
+    (libc::SYS_setns, "setns"),
+    (libc::SYS_ioctl, "ioctl"),
+    (libc::SYS_execve, "execve"),
+    (libc::SYS_exit_group, "exit_group"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, "open"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rename, "rename"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_link, "link"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, "unlink"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, "mkdir"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rmdir, "rmdir"),
+];
+
+/// Runs `call` and kills it, with all its threads and children, just before its `nth` step (the first is 1).
+///
+/// # Panics
+/// When it cannot be traced.
+pub fn killed_at(node: &Node, call: &Invocation, nth: u32) -> Fate {
+    node.run(|| {
+        let mut command = call.command();
+        sys::ask_to_be_traced(&mut command);
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let mut input = child.stdin.take().expect("stdin was asked for");
+        std::thread::scope(|scope| {
+            use std::io::Write;
+            // A plug-in killed before it read its request breaks the pipe: the outcome tells.
+            scope.spawn(move || input.write_all(&call.stdin).ok());
+            let mut steps = 0;
+            let killed = sys::trace_to_the_end(child.id(), |number| {
+                let step = STEPS.iter().find(|(step, _)| *step == number)?;
+                steps += 1;
+                (steps == nth).then_some(step.1)
+            });
+            match killed {
+                (Some(step), _) => Fate::Killed(step),
+                (None, status) => Fate::Ended(call.judge(status, child)),
+            }
+        })
+    })
+}
+
+/// Runs `call` under strace and gives its outcome with the programs that it executed, itself excluded.
+///
+/// # Panics
+/// When strace is missing or traced nothing.
 pub fn programs_executed(
     node: &Space,
     call: &Invocation,
@@ -39,6 +90,7 @@ pub fn programs_executed(
         ["strace", "-f", "-qq", "-o", &log, "-e", "trace=execve,execveat"].map(str::to_owned).to_vec();
     let outcome = call.run(node);
     let lines = node.read(&log);
-    let executed = lines.lines().filter(|line| line.contains("execve") && !line.contains("= -1 "));
-    (outcome, executed.skip(1).map(str::to_owned).collect())
+    let mut executed = lines.lines().filter(|line| line.contains("exec"));
+    assert!(executed.next().is_some(), "strace saw not even the plug-in's own start");
+    (outcome, executed.map(str::to_owned).collect())
 }

@@ -109,29 +109,47 @@ impl Invocation {
         self
     }
 
+    /// The command with its environment and three pipes, to be started in a [`Space`].
+    pub(crate) fn command(&self) -> Command {
+        let mut words: Vec<&std::ffi::OsStr> = self.under.iter().map(AsRef::as_ref).collect();
+        words.push(self.program.as_os_str());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env_clear().envs(&self.env);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs it in `space`; `Value::Null` when it printed nothing.
+    ///
+    /// # Panics
+    /// When it cannot be started, or claims success with something other than JSON on stdout.
     pub fn run(&self, space: &Space) -> Result<Value, Refusal> {
         space.run(|| {
-            let mut words: Vec<&std::ffi::OsStr> = self.under.iter().map(AsRef::as_ref).collect();
-            words.push(self.program.as_os_str());
-            let mut child = Command::new(words[0])
-                .args(&words[1..])
-                .env_clear()
-                .envs(&self.env)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap_or_else(|e| panic!("cannot start {words:?}: {e}"));
+            let mut command = self.command();
+            let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
             let mut input = child.stdin.take().expect("stdin was asked for");
             let output = std::thread::scope(|scope| {
                 use std::io::Write;
-                // A plug-in killed before it read its request breaks the pipe: the outcome tells.
+                // A plug-in that ends before it read its request breaks the pipe: the outcome tells.
                 scope.spawn(move || input.write_all(&self.stdin).ok());
                 child.wait_with_output().expect("a child can be waited for")
             });
             judge(&output)
         })
+    }
+
+    /// The outcome of a child that was waited for by other means.
+    pub(crate) fn judge(&self, status: i32, child: std::process::Child) -> Result<(), Refusal> {
+        use std::io::Read;
+        use std::os::unix::process::ExitStatusExt;
+        let mut output = std::process::Output {
+            status: std::process::ExitStatus::from_raw(status),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
+        let _ = child.stdout.map(|mut pipe| pipe.read_to_end(&mut output.stdout));
+        let _ = child.stderr.map(|mut pipe| pipe.read_to_end(&mut output.stderr));
+        judge(&output).map(drop)
     }
 }
 

@@ -105,3 +105,16 @@ macro_rules! on_bowline {
         }
     )*};
 }
+
+/// A story for our plug-ins with the iptables backend, whose shared chains stay.
+#[macro_export]
+macro_rules! on_bowline_iptables {
+    ($($(#[$doc:meta])* fn $name:ident($node:ident, $subject:ident) $body:block)*) => {$(
+        $(#[$doc])*
+        #[test]
+        fn $name() {
+            let chains = $crate::scenario::Leftovers::SharedChains;
+            $crate::scenario::run(stringify!($name), &$crate::Subject::bowline(), chains, |$node, $subject| $body);
+        }
+    )*};
+}

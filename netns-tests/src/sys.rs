@@ -82,6 +82,109 @@ pub(crate) fn ping_socket(v6: bool) -> Result<std::net::UdpSocket> {
     Ok(unsafe { std::net::UdpSocket::from_raw_fd(fd) })
 }
 
+/// Makes the program that `command` starts stop at its first instruction, traced by the calling thread.
+pub(crate) fn ask_to_be_traced(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the closure runs between fork and exec and only makes one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Traces the program started by [`ask_to_be_traced`] on this thread, with all its threads and children, to its end.
+/// `judge` sees the number of every system call about to be made, whoever makes it; its first `Some` kills them all
+/// before that call does anything. Gives what `judge` said and the program's wait status.
+///
+/// # Panics
+/// When the program cannot be traced.
+pub(crate) fn trace_to_the_end<T>(
+    program: u32,
+    mut judge: impl FnMut(libc::c_long) -> Option<T>,
+) -> (Option<T>, libc::c_int) {
+    let program = program as libc::pid_t;
+    let (mut verdict, mut status_of_program) = (None, 0);
+    let mut is_started = false;
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes the status it is given; __WNOTHREAD keeps other threads' children out of it.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::__WALL | libc::__WNOTHREAD) };
+        if pid < 0 {
+            return (verdict, status_of_program);
+        }
+        if !libc::WIFSTOPPED(status) {
+            if pid == program {
+                status_of_program = status;
+            }
+            continue;
+        }
+        if !is_started {
+            is_started = true;
+            let options = libc::PTRACE_O_TRACESYSGOOD
+                | libc::PTRACE_O_TRACECLONE
+                | libc::PTRACE_O_TRACEFORK
+                | libc::PTRACE_O_TRACEVFORK
+                | libc::PTRACE_O_TRACEEXEC
+                | libc::PTRACE_O_EXITKILL;
+            ptrace(libc::PTRACE_SETOPTIONS, pid, options as usize).expect("a stopped child can be traced");
+        }
+        let signal = libc::WSTOPSIG(status);
+        if signal == libc::SIGTRAP | 0x80
+            && verdict.is_none()
+            && let Some(number) = syscall_about_to_be_made(pid)
+        {
+            verdict = judge(number);
+        }
+        if verdict.is_some() {
+            // SAFETY: kill takes no pointer; pid is a stopped tracee of this thread.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            if pid != program {
+                // SAFETY: as above; the program itself cannot have been waited for while it has running threads.
+                unsafe { libc::kill(program, libc::SIGKILL) };
+            }
+        }
+        // Stops of the tracing itself are not passed on; signals meant for the program are.
+        let is_own = signal == libc::SIGTRAP | 0x80 || signal == libc::SIGTRAP || signal == libc::SIGSTOP;
+        let pass_on = if is_own { 0 } else { signal as usize };
+        // A tracee that was killed meanwhile is gone, which the next wait tells.
+        let _ = ptrace(libc::PTRACE_SYSCALL, pid, pass_on);
+    }
+}
+
+/// The system call that a stopped thread is entering; `None` when it is leaving one.
+fn syscall_about_to_be_made(pid: libc::pid_t) -> Option<libc::c_long> {
+    let mut state = std::mem::MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    // SAFETY: the kernel writes at most the given size into the struct; zeroed bytes are valid for it.
+    let written = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GET_SYSCALL_INFO,
+            pid,
+            std::mem::size_of::<libc::ptrace_syscall_info>(),
+            state.as_mut_ptr(),
+        )
+    };
+    if written <= 0 {
+        return None;
+    }
+    // SAFETY: initialised by zeroed() and then by the kernel.
+    let state = unsafe { state.assume_init() };
+    if state.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
+    // SAFETY: op says that the union holds `entry`.
+    Some(unsafe { state.u.entry.nr } as libc::c_long)
+}
+
+fn ptrace(request: libc::c_uint, pid: libc::pid_t, data: usize) -> io::Result<()> {
+    // SAFETY: these requests take no address and a number as data.
+    match unsafe { libc::ptrace(request, pid, 0_usize, data) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn c_text(text: &str) -> Result<std::ffi::CString> {
     std::ffi::CString::new(text).map_err(|_| Error::Invalid { what: format!("{text:?} holds a NUL") })
 }

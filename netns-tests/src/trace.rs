@@ -48,6 +48,19 @@ impl Snapshot {
         Snapshot { sections }
     }
 
+    /// What changes fastest, in a tenth of the time: rulesets, links, addresses, routes and files. For loops that
+    /// compare after each of many steps.
+    pub fn quick(node: &Space) -> Snapshot {
+        let commands =
+            ["nft -s list ruleset", "ip -d link", "ip -o addr", "ip route show table all", "tc qdisc"];
+        let mut sections: Vec<(String, String)> =
+            commands.iter().map(|command| (command.to_string(), node.sh(command))).collect();
+        for directory in DIRECTORIES {
+            sections.push((format!("find {directory}"), node.run(|| files(Path::new(directory)))));
+        }
+        Snapshot { sections }
+    }
+
     /// The lines that were there before and are not now (`-`) and the reverse (`+`); empty when nothing changed.
     pub fn difference(&self, after: &Snapshot) -> String {
         let mut text = String::new();

@@ -39,6 +39,7 @@ impl Server {
             Ok((mut stream, peer)) => {
                 let _ = stream.write_all(format!("{name} {}", peer.ip().to_canonical()).as_bytes());
             }
+            // Nobody there: the pause between two looks.
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         })
     }
@@ -105,6 +106,7 @@ fn ask_tcp_within(from: &Space, to: SocketAddr, limit: Duration) -> Option<Strin
             });
             match answer {
                 Ok(answer) if !answer.is_empty() => return Some(answer),
+                // Refused or unreachable for now: the pause between two tries.
                 _ => std::thread::sleep(Duration::from_millis(10)),
             }
         }
@@ -181,6 +183,7 @@ fn ping_within(from: &Space, to: IpAddr, limit: Duration) -> bool {
     let mut reply = [0; 64];
     while Instant::now() < deadline {
         if socket.send_to(&request, address).is_err() {
+            // Unreachable for now: the pause between two tries.
             std::thread::sleep(Duration::from_millis(10));
             continue;
         }

@@ -16,6 +16,7 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        // The pause between two looks, not the wait itself.
         std::thread::sleep(Duration::from_millis(2));
     }
 }

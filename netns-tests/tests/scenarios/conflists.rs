@@ -30,3 +30,19 @@ pub fn bridge(subnets: &[&str], more: Value) -> Value {
     }
     bridge
 }
+
+/// `conf/<name>.conflist`, as shipped.
+pub fn shipped(name: &str) -> Value {
+    let path = format!("{}/../conf/{name}.conflist", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The seven released versions.
+pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// The same list under another version.
+pub fn under(version: &str, mut list: Value) -> Value {
+    list["cniVersion"] = json!(version);
+    list
+}

@@ -1,5 +1,18 @@
 //! What every plug-in does to real packets, told as stories, each on a node of its own that must be as before.
 //! Stories in `on_both!` run on our plug-ins and on the reference's.
 
+mod bandwidth;
 mod bridge;
 mod conflists;
+mod crash;
+mod firewall;
+mod ipam;
+mod loopback;
+mod matrices;
+mod no_exec;
+mod parallel;
+mod portmap;
+mod ptp;
+mod swap;
+mod tuning;
+mod wrong_input;

@@ -1,0 +1,181 @@
+//! crash-matrix: a plug-in is killed before every single step of ADD and of DEL. What the runtime does next (DEL, or GC
+//! once the sandbox is gone) leaves no trace, and a fresh ADD of the same name works.
+
+use lab::fault::{Fate, killed_at};
+use lab::network::Request;
+use lab::{Attachment, Network, Node, Pod, Refusal, Snapshot, Subject, on_bowline, on_bowline_iptables};
+use serde_json::{Value, json};
+
+use crate::conflists::{bridge, host_local, list};
+
+const DUAL: [&str; 2] = ["10.1.0.0/24", "fd00:1::/64"];
+
+/// What the runtime does about a killed plug-in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Recovery {
+    /// DEL, as after every failed ADD.
+    Del,
+    /// The sandbox is removed, and a later GC finds what is left.
+    Gc,
+}
+
+/// A plug-in under attack: the one at `victim` of the list, with everything around it.
+struct Attack {
+    network: Network,
+    victim: usize,
+    request: Request,
+}
+
+fn attack(subject: &Subject, mut plugins: Vec<Value>, victim: usize) -> Attack {
+    for plugin in &mut plugins {
+        plugin["capabilities"] = json!({"portMappings": true, "bandwidth": true});
+    }
+    let mut request = Request::capability(
+        "portMappings",
+        json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+        ]),
+    );
+    let limits = json!({"ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 1_000_000, "egressBurst": 1_000_000});
+    request.capabilities.insert("bandwidth".into(), limits);
+    Attack { network: Network::new(subject, list("pods", Value::Array(plugins))), victim, request }
+}
+
+impl Attack {
+    /// The attachment with every plug-in before the victim run.
+    fn prepared(&self, node: &Node, pod: &Pod) -> Attachment {
+        let mut attachment = self.network.attachment(pod, self.request.clone());
+        for index in 0..self.victim {
+            attachment.add_step(node, index).unwrap();
+        }
+        attachment
+    }
+
+    /// Walks all steps of `verb`.
+    fn walk(&self, node: &Node, verb: &str, recovery: Recovery) {
+        let mut steps = 0;
+        let pod = node.pod("first");
+        let first = self.network.add(node, &pod, self.request.clone()).unwrap();
+        first.del(node).unwrap();
+        pod.remove_netns_path();
+        delete_bridge(node);
+        let before = Snapshot::quick(node);
+        for nth in 1.. {
+            assert!(nth < 1000, "a plug-in of a thousand steps");
+            let pod = node.pod("a");
+            let mut attachment = self.prepared(node, &pod);
+            if verb == "DEL" {
+                for index in self.victim..self.network.kinds().len() {
+                    attachment.add_step(node, index).unwrap();
+                }
+                // Those after the victim are deleted before it.
+                for index in (self.victim + 1..self.network.kinds().len()).rev() {
+                    attachment.invocation("DEL", index).run(node).unwrap();
+                }
+            }
+            let fate = killed_at(node, &attachment.invocation(verb, self.victim), nth);
+            let title = format!("{verb} of {} at step {nth}: {fate:?}", self.network.kinds()[self.victim]);
+            let recovered = self.recover(node, &pod, &attachment, recovery);
+            recovered.unwrap_or_else(|refusal| panic!("{title}, then {recovery:?}: {refusal}"));
+            delete_bridge(node);
+            let difference = before.difference(&Snapshot::quick(node));
+            assert!(difference.is_empty(), "{title}, then {recovery:?}:\n{difference}");
+            match fate {
+                Fate::Killed(_) => steps += 1,
+                Fate::Ended(outcome) => {
+                    outcome.unwrap_or_else(|refusal| panic!("{title}: {refusal}"));
+                    break;
+                }
+            }
+        }
+        assert!(steps > 5, "only {steps} steps were seen");
+        let pod = node.pod("a");
+        let fresh = self.network.add(node, &pod, self.request.clone()).unwrap();
+        fresh.check(node).unwrap();
+        fresh.del(node).unwrap();
+        delete_bridge(node);
+    }
+
+    fn recover(
+        &self,
+        node: &Node,
+        pod: &Pod,
+        attachment: &Attachment,
+        recovery: Recovery,
+    ) -> Result<(), Refusal> {
+        match recovery {
+            Recovery::Del => {
+                let outcome = attachment.del(node);
+                pod.remove_netns_path();
+                outcome
+            }
+            Recovery::Gc => {
+                // The kernel destroys a dead sandbox's links in its own time, so they are taken away here.
+                let _ = pod.try_sh("ip link delete eth0");
+                pod.remove_netns_path();
+                self.network.gc(node, &[])
+            }
+        }
+    }
+}
+
+/// The bridge is the node's: it stays after every DEL, and is missing when the plug-in was killed before making it.
+fn delete_bridge(node: &Node) {
+    let _ = node.try_sh("ip link delete cni0");
+}
+
+fn chain() -> Vec<Value> {
+    vec![
+        bridge(&DUAL, json!({"ipMasq": true, "macspoofchk": true})),
+        json!({"type": "portmap"}),
+        json!({"type": "bandwidth"}),
+        json!({"type": "tuning", "mtu": 1300, "mac": "c2:00:00:00:00:01"}),
+        json!({"type": "firewall"}),
+    ]
+}
+
+fn ptp() -> Vec<Value> {
+    vec![json!({"type": "ptp", "ipMasq": true, "ipam": host_local(&DUAL)})]
+}
+
+macro_rules! walks {
+    ($($name:ident: $plugins:expr, $victim:literal, $verb:literal, $recovery:ident;)*) => {
+        on_bowline! {$(
+            /// One walk; the row says which plug-in is killed in which verb, and what follows.
+            fn $name(node, subject) {
+                attack(subject, $plugins, $victim).walk(node, $verb, Recovery::$recovery);
+            }
+        )*}
+    };
+}
+
+walks! {
+    bridge_add_then_del: chain(), 0, "ADD", Del;
+    bridge_add_then_gc: chain(), 0, "ADD", Gc;
+    bridge_del_then_del: chain(), 0, "DEL", Del;
+    bridge_del_then_gc: chain(), 0, "DEL", Gc;
+    portmap_add_then_del: chain(), 1, "ADD", Del;
+    portmap_add_then_gc: chain(), 1, "ADD", Gc;
+    portmap_del_then_del: chain(), 1, "DEL", Del;
+    bandwidth_add_then_del: chain(), 2, "ADD", Del;
+    bandwidth_add_then_gc: chain(), 2, "ADD", Gc;
+    bandwidth_del_then_del: chain(), 2, "DEL", Del;
+    tuning_add_then_del: chain(), 3, "ADD", Del;
+    tuning_add_then_gc: chain(), 3, "ADD", Gc;
+    tuning_del_then_del: chain(), 3, "DEL", Del;
+    firewall_add_then_del: chain(), 4, "ADD", Del;
+    firewall_add_then_gc: chain(), 4, "ADD", Gc;
+    firewall_del_then_del: chain(), 4, "DEL", Del;
+    ptp_add_then_del: ptp(), 0, "ADD", Del;
+    ptp_add_then_gc: ptp(), 0, "ADD", Gc;
+    ptp_del_then_del: ptp(), 0, "DEL", Del;
+}
+
+on_bowline_iptables! {
+    /// With the iptables backend the programs that it runs are killed too, at each of their steps.
+    fn portmap_iptables_add_then_del(node, subject) {
+        let plugins = vec![bridge(&DUAL[..1], json!({})), json!({"type": "portmap", "backend": "iptables"})];
+        attack(subject, plugins, 1).walk(node, "ADD", Recovery::Del);
+    }
+}

@@ -1,0 +1,67 @@
+//! With nftables as the backend no verb starts another program, own IPAM included.
+
+use lab::fault::programs_executed;
+use lab::network::Request;
+use lab::plugin::Invocation;
+use lab::{Network, Node, Subject, on_bowline};
+use serde_json::{Value, json};
+
+use crate::conflists::{bridge, host_local, list};
+
+fn no_program(node: &Node, call: &Invocation) -> Value {
+    let (outcome, executed) = programs_executed(node, call);
+    assert_eq!(executed, Vec::<String>::new(), "{:?} {:?}", call.program, call.env["CNI_COMMAND"]);
+    outcome.unwrap_or_else(|refusal| panic!("{:?} {:?}: {refusal}", call.program, call.env["CNI_COMMAND"]))
+}
+
+fn every_verb(node: &Node, subject: &Subject, plugins: Value) {
+    let network = Network::new(subject, list("pods", plugins));
+    let mapping = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+    ]);
+    let mut on_a = network.attachment(&node.pod("a"), Request::capability("portMappings", mapping));
+    let all = 0..network.kinds().len();
+    for index in all.clone() {
+        on_a.result = no_program(node, &on_a.invocation("ADD", index));
+    }
+    for index in all.clone() {
+        no_program(node, &on_a.invocation("CHECK", index));
+    }
+    for (index, kind) in network.kinds().iter().enumerate() {
+        let mut conf = network.request(index, None, &Request::default());
+        no_program(node, &Invocation::new(subject, "STATUS", kind, &conf));
+        conf["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
+        no_program(node, &Invocation::new(subject, "GC", kind, &conf));
+    }
+    // Twice: the second finds nothing any more.
+    for index in all.clone().rev().chain(all.rev()) {
+        no_program(node, &on_a.invocation("DEL", index));
+    }
+}
+
+on_bowline! {
+    /// The whole chain on a bridge.
+    fn no_exec_in_the_bridge_chain(node, subject) {
+        let plugins = json!([
+            bridge(&["10.1.0.0/24", "fd00:1::/64"], json!({"ipMasq": true, "macspoofchk": true})),
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "bandwidth", "ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 1_000_000, "egressBurst": 1_000_000},
+            {"type": "tuning", "mtu": 1300},
+            {"type": "firewall", "ingressPolicy": "same-bridge"},
+        ]);
+        every_verb(node, subject, plugins);
+        node.delete_bridge("cni0");
+    }
+
+    /// ptp with static addresses, and a plain loopback.
+    fn no_exec_in_ptp_and_loopback(node, subject) {
+        let mut ipam = host_local(&["10.1.0.0/24"]);
+        every_verb(node, subject, json!([{"type": "ptp", "ipMasq": true, "ipam": ipam}]));
+        node.unbind_net("/run/netns/a".as_ref()).unwrap();
+        ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.9/24", "gateway": "10.1.0.1"}]});
+        every_verb(node, subject, json!([{"type": "ptp", "ipMasq": true, "ipam": ipam}]));
+        node.unbind_net("/run/netns/a".as_ref()).unwrap();
+        every_verb(node, subject, json!([{"type": "loopback"}]));
+    }
+}
