@@ -11,6 +11,7 @@
 
 pub mod addr;
 pub mod bridge;
+pub mod conntrack;
 pub mod error;
 pub mod file;
 pub mod iptables;
