@@ -17,6 +17,7 @@ pub mod masquerade;
 pub mod owner;
 pub mod pod;
 pub mod spoof;
+pub mod static_ipam;
 pub mod tagged;
 pub mod undo;
 pub mod veth;
@@ -24,7 +25,8 @@ pub mod veth;
 pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
-pub static TABLE: &[&dyn cni::Plugin] = &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback];
+pub static TABLE: &[&dyn cni::Plugin] =
+    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &static_ipam::Static];
 
 /// The plug-in with this exact name.
 pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {
