@@ -29,8 +29,8 @@ impl Space {
             sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET, "make a node's namespaces")?;
             sys::mount("none", Path::new("/"), "none", libc::MS_REC | libc::MS_PRIVATE, "")?;
             mount_own_directories()?;
-            // Refused in some user namespaces; then /sys/class/net shows the host's links, which only people read.
-            let _ = sys::mount("sysfs", Path::new("/sys"), "sysfs", 0, "");
+            // Refused in some user namespaces; then /sys/class/net shows the host's links.
+            let _ = mount_own_sys();
             Self::of_this_thread()
         })
     }
@@ -135,6 +135,24 @@ impl Space {
         })
     }
 
+    /// Starts a program inside and leaves it running, its output in `log`.
+    ///
+    /// # Panics
+    /// When the program is not installed.
+    pub fn start(&self, program: &str, args: &[&str], log: &Path) -> std::process::Child {
+        self.run(|| {
+            let file = File::create(log).unwrap_or_else(|e| panic!("make {}: {e}", log.display()));
+            let copy = file.try_clone().expect("a file can be shared");
+            Command::new(program)
+                .args(args)
+                .stdin(Stdio::null())
+                .stdout(file)
+                .stderr(copy)
+                .spawn()
+                .unwrap_or_else(|e| panic!("the lab needs the program {program}: {e}"))
+        })
+    }
+
     /// Runs a command line (split at blanks, no shell) and gives back its stdout.
     ///
     /// # Panics
@@ -196,6 +214,17 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         let inside = inside.expect("a thread can be started");
         inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// /sys of this network namespace, with the host's control groups, which container runtimes need.
+fn mount_own_sys() -> Result<()> {
+    let (sys, groups, aside) = (Path::new("/sys"), Path::new("/sys/fs/cgroup"), Path::new("/run/.cgroup"));
+    let bind = libc::MS_BIND | libc::MS_REC;
+    std::fs::create_dir_all(aside).map_err(|e| Error::io(format!("make {}", aside.display()), e))?;
+    sys::mount("/sys/fs/cgroup", aside, "none", bind, "")?;
+    sys::mount("sysfs", sys, "sysfs", 0, "")?;
+    sys::mount("/run/.cgroup", groups, "none", bind, "")?;
+    sys::unmount(aside)
 }
 
 /// One tmpfs, mounted on /run, carries the layers too.

@@ -4,6 +4,7 @@
 mod bandwidth;
 mod bridge;
 mod conflists;
+mod containerd;
 mod crash;
 mod firewall;
 mod ipam;

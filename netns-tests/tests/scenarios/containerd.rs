@@ -1,0 +1,103 @@
+//! A real runtime: containerd, started for this test alone, runs containers through the plug-ins (`ctr run --cni`).
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Child;
+
+use lab::wait::until;
+use lab::{Node, on_both};
+use serde_json::Value;
+
+use crate::conflists::shipped;
+
+const CTR: &str = "ctr --address /run/lab/containerd.sock --namespace lab";
+
+/// containerd with its root, state and socket below the node's own /run, and a root file system of busybox alone.
+struct Containerd {
+    daemon: Child,
+}
+
+impl Containerd {
+    fn start(node: &Node) -> Containerd {
+        let config = r#"
+            version = 2
+            root = "/run/lab/root"
+            state = "/run/lab/state"
+            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+            [grpc]
+            address = "/run/lab/containerd.sock"
+            [ttrpc]
+            address = "/run/lab/containerd.sock.ttrpc"
+        "#;
+        node.write("/run/lab/config.toml", config);
+        let log = Path::new("/run/lab/containerd.log");
+        let daemon = node.start("containerd", &["--config", "/run/lab/config.toml"], log);
+        until("containerd to answer", || node.try_sh(&format!("{CTR} version")).ok());
+        for directory in ["bin", "proc", "sys", "dev", "etc", "www"] {
+            node.sh(&format!("mkdir -p /run/lab/rootfs/{directory}"));
+        }
+        let busybox = node.sh("which busybox");
+        node.sh(&format!("cp {} /run/lab/rootfs/bin/busybox", busybox.trim()));
+        node.write("/run/lab/rootfs/www/hello", "hello from a container");
+        Containerd { daemon }
+    }
+
+    /// `ctr run --cni`, which runs ADD before the container starts and DEL when it has ended.
+    fn run(&self, node: &Node, name: &str, command: &[&str]) -> Child {
+        let mut args: Vec<&str> = CTR.split(' ').skip(1).collect();
+        args.extend(["run", "--cni", "--rm", "--rootfs", "/run/lab/rootfs", name, "/bin/busybox"]);
+        args.extend(command);
+        node.start("ctr", &args, Path::new(&format!("/run/lab/{name}.log")))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// The address in the runtime's result cache, which appears when ADD is done.
+fn address(node: &Node, name: &str) -> Ipv4Addr {
+    let file = format!("/var/lib/cni/results/bridge-lab-{name}-eth0");
+    until(&format!("the result of {name}"), || {
+        let cached: Value = serde_json::from_str(&node.read(&file)).ok()?;
+        cached["result"]["ips"][0]["address"].as_str()?.split('/').next()?.parse().ok()
+    })
+}
+
+on_both! {
+    /// A container gets an address, reaches its gateway and a second container; when both have ended no trace is left.
+    fn containers_reach_each_other(node, subject) {
+        node.bind_directory(&subject.directory, Path::new("/opt/cni/bin")).unwrap();
+        let network = lab::Network::new(subject, shipped("bridge"));
+        node.write("/etc/cni/net.d/10-bridge.conflist", &network.list.to_string());
+        let containerd = Containerd::start(node);
+
+        let mut server = containerd.run(node, "server", &["httpd", "-f", "-p", "80", "-h", "/www"]);
+        let address = address(node, "server");
+        assert_eq!(address, Ipv4Addr::new(10, 77, 0, 2));
+        until("the server to answer the node", || {
+            node.try_sh(&format!("busybox wget -q -O - http://{address}/hello")).ok()
+        });
+
+        let script = format!(
+            "busybox ping -c 1 -w 5 10.77.0.1 && busybox wget -q -O - http://{address}/hello && busybox ip -6 addr"
+        );
+        let status = containerd.run(node, "client", &["sh", "-c", &script]).wait().unwrap();
+        let said = node.read("/run/lab/client.log");
+        assert!(status.success() && said.contains("hello from a container"), "{said}");
+        assert!(said.contains("fd00:77::3/64"), "{said}");
+
+        node.sh(&format!("{CTR} task kill --signal SIGKILL server"));
+        server.wait().unwrap();
+        drop(containerd);
+        if subject.is_reference {
+            // ctr sends DEL without CNI_NETNS, upon which the reference leaves its masquerade chains for ever.
+            node.sh("nft flush ruleset");
+        }
+        node.unmount(Path::new("/opt/cni/bin")).unwrap();
+        node.delete_bridge("bowline0");
+    }
+}
