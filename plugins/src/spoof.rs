@@ -89,7 +89,6 @@ pub fn remove(host: &mut Socket, owner: &Owner, guard: Option<&Guard>) -> Result
 }
 
 fn remove_ours(host: &mut Socket, owner: &Owner, guard: Option<&Guard>) -> kernel::Result<()> {
-    let mut any = false;
     nft::converge(host, |host| {
         let mut batch = Batch::new();
         if let Some(guard) = guard {
@@ -99,15 +98,15 @@ fn remove_ours(host: &mut Socket, owner: &Owner, guard: Option<&Guard>) -> kerne
                 Err(_) => false,
             };
             if port && mac {
-                any = true;
                 return Ok(batch);
             }
         }
         batch = Batch::new();
-        any |= tagged::release_all(host, &mut batch, &TABLE, &|comment: &str| owner.owns(comment))?;
+        tagged::release_all(host, &mut batch, &TABLE, &|comment: &str| owner.owns(comment))?;
         Ok(batch)
     })?;
-    if any { tagged::drop_unused_table(host, &TABLE) } else { Ok(()) }
+    // Also when nothing was released: an earlier DEL may have been killed at this very point.
+    tagged::drop_unused_table(host, &TABLE)
 }
 
 /// Whether the port is guarded on behalf of `owner`, by our rules or by the reference's.
@@ -139,13 +138,12 @@ fn missing(host: &mut Socket, owner: &Owner, guard: &Guard) -> kernel::Result<Op
 /// network, so they stay.
 pub fn gc(host: &mut Socket, network: &str, valid: &[Attachment]) -> Result<()> {
     let keep = Keep::new(network, valid);
-    let mut any = false;
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        any |= tagged::release_all(host, &mut batch, &TABLE, &|comment: &str| keep.is_stale(comment))?;
+        tagged::release_all(host, &mut batch, &TABLE, &|comment: &str| keep.is_stale(comment))?;
         Ok(batch)
     })
-    .and_then(|()| if any { tagged::drop_unused_table(host, &TABLE) } else { Ok(()) })
+    .and_then(|()| tagged::drop_unused_table(host, &TABLE))
     .map_err(failed)
 }
 

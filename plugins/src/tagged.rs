@@ -43,22 +43,19 @@ pub fn release(
     Ok(present.is_some())
 }
 
-/// Deletes the elements of all sets of `table` whose comment `is_gone` accepts; says whether there were any. Reads
-/// the whole table.
+/// Deletes the elements of all sets of `table` whose comment `is_gone` accepts. Reads the whole table.
 pub fn release_all(
     host: &mut Socket,
     batch: &mut Batch,
     table: &Table<'_>,
     is_gone: &impl Fn(&str) -> bool,
-) -> Result<bool> {
-    let mut any = false;
+) -> Result<()> {
     for set in nft::list_sets(host, table)? {
         let mut elements = nft::list_elements(host, table, &set)?;
         elements.retain(|element| is_gone(&element.comment));
-        any |= !elements.is_empty();
         batch.delete_elements(table, &set, &elements);
     }
-    Ok(any)
+    Ok(())
 }
 
 /// Deletes the table if none of its sets has an element any more.

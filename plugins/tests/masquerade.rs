@@ -80,6 +80,26 @@ fn masq_nft_del_leaves_the_host_as_before() {
 }
 
 #[test]
+fn masq_nft_del_after_a_del_that_was_killed_in_between() {
+    in_new_netns(|| {
+        let mut host = socket();
+        let one = owner("red", "one");
+        for known in [ips(&["10.1.0.2/24"]), vec![]] {
+            ensure(&mut host, &one, &["10.1.0.2/24"]);
+            let killed = "delete element inet bowline_masquerade pods-10.1.0.0/24 { 10.1.0.2 }";
+            assert!(std::process::Command::new("nft").arg(killed).status().unwrap().success());
+            masquerade::remove(&mut host, &one, &known).unwrap();
+            assert_eq!(listing(), "");
+        }
+        ensure(&mut host, &one, &["10.1.0.2/24"]);
+        let killed = "flush set inet bowline_masquerade pods-10.1.0.0/24";
+        assert!(std::process::Command::new("nft").arg(killed).status().unwrap().success());
+        masquerade::gc(&mut host, "blue", &[]).unwrap();
+        assert_eq!(listing(), "");
+    });
+}
+
+#[test]
 fn masq_nft_gc_of_one_network() {
     in_new_netns(|| {
         let mut host = socket();

@@ -118,6 +118,20 @@ fn spoofcheck_apply_or_read_failing_is_an_error_and_not_a_panic() {
 }
 
 #[test]
+fn spoofcheck_del_after_a_del_that_was_killed_in_between() {
+    on_new_host(|_| {
+        let mut host = socket();
+        let (one, guard) = (owner("red", "one"), guard("veth1", "02:00:00:00:00:01"));
+        for known in [Some(&guard), None] {
+            spoof::ensure(&mut host, &one, &guard).unwrap();
+            nft("flush set bridge bowline_spoof allowed; flush set bridge bowline_spoof guarded");
+            spoof::remove(&mut host, &one, known).unwrap();
+            assert_eq!(listing(), "");
+        }
+    });
+}
+
+#[test]
 fn gc_matrix_spoof() {
     on_new_host(|_| {
         let mut host = socket();

@@ -121,20 +121,18 @@ pub(super) fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
     if ips.is_empty() {
         return remove_tagged(host, |comment| owner.owns(comment));
     }
-    let mut touched = BTreeSet::new();
+    let sets: BTreeSet<String> = ips.iter().map(|ip| Pods::like(ip.address).set).collect();
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        touched.clear();
         for ip in ips {
             let set = Pods::like(ip.address).set;
             let wanted = Element::new(&[ip.address.ip().into()]);
-            if tagged::release(host, &mut batch, (&TABLE, &set), &wanted, owner)? {
-                touched.insert(set);
-            }
+            tagged::release(host, &mut batch, (&TABLE, &set), &wanted, owner)?;
         }
         Ok(batch)
     })?;
-    for set in &touched {
+    // Also when nothing was released: an earlier DEL may have been killed at this very point.
+    for set in &sets {
         if nft::is_empty(host, &TABLE, set)? {
             return sweep(host);
         }
@@ -144,13 +142,12 @@ pub(super) fn remove(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
 
 /// Removes the elements of all sets whose comment `is_gone` accepts.
 fn remove_tagged(host: &mut Socket, is_gone: impl Fn(&str) -> bool) -> Result<()> {
-    let mut any = false;
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        any |= tagged::release_all(host, &mut batch, &TABLE, &is_gone)?;
+        tagged::release_all(host, &mut batch, &TABLE, &is_gone)?;
         Ok(batch)
     })?;
-    if any { sweep(host) } else { Ok(()) }
+    sweep(host)
 }
 
 /// Removes sets without elements together with their rules, and the table with its last set.
