@@ -33,10 +33,22 @@ pub struct Address {
 
 /// Adds an address with its prefix's connected route; IPv4 gets the broadcast address of its subnet.
 pub fn add(link: &LinkId, address: IpNetwork, dad: Dad) -> Op {
+    add_with(link, address, dad, 0)
+}
+
+/// Like [`add`], but the prefix gets no connected route: who adds the address says where its subnet is.
+pub fn add_without_route(link: &LinkId, address: IpNetwork, dad: Dad) -> Op {
+    add_with(link, address, dad, IFA_F_NOPREFIXROUTE)
+}
+
+fn add_with(link: &LinkId, address: IpNetwork, dad: Dad, more: u32) -> Op {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let nodad = if dad == Dad::Skip && address.is_ipv6() { libc::IFA_F_NODAD } else { 0 };
     let mut message = Message::new(libc::RTM_NEWADDR, flags, &header(link.index, Some(address), nodad));
     write(&mut message, address);
+    if more != 0 {
+        message.u32(IFA_FLAGS, nodad | more);
+    }
     if let IpNetwork::V4(v4) = address
         && v4.prefix() < 31
     {
@@ -119,6 +131,7 @@ impl Address {
 }
 
 const IFA_FLAGS: u16 = 8;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// Reads `10.1.2.3/24`, or a bare address as a host's (`/32`, `/128`).
 ///

@@ -8,13 +8,16 @@ use ipnetwork::IpNetwork;
 use kernel::addr::{self, Address, Dad};
 use kernel::link::{self, LinkId, OperState, Switch};
 use kernel::netlink::monitor::GROUP_IPV6_ADDR;
-use kernel::netlink::{Monitor, Op, Protocol, Socket};
+use kernel::netlink::{Monitor, Protocol, Socket};
 use kernel::{Netns, route, sysctl};
 
 use crate::kernel_error;
 
 /// How long duplicate address detection may take, as in the reference.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// RT_SCOPE_LINK: a neighbour.
+const SCOPE_LINK: u8 = 253;
 
 /// How the pod's interface treats new IPv6 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,15 @@ pub enum Duplicates {
     Trusted,
     /// The kernel probes, with a nonce against its own echo, and ADD waits for it.
     Probed,
+}
+
+/// Where a pod's subnet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subnet {
+    /// On the interface itself.
+    Connected,
+    /// Behind the gateway, which alone is on the interface.
+    BehindGateway,
 }
 
 /// A pod's interface, seen through a socket in its namespace.
@@ -81,13 +93,17 @@ fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()>
 ///
 /// # Errors
 /// The result lists no interfaces, or an address is for another one; the kernel's first refusal; a duplicate.
-pub fn apply(inside: &mut Inside, result: &AddResult) -> Result<()> {
+pub fn apply(inside: &mut Inside, result: &AddResult, subnet: Subnet) -> Result<()> {
     let link = inside.link.id.clone();
     let ips = own_addresses(&link.name, result)?;
     let dad = if inside.announcements.is_some() { Dad::Probe } else { Dad::Skip };
+    let add = if subnet == Subnet::Connected { addr::add } else { addr::add_without_route };
     let mut ops = vec![link::set_arp_notify(&link, Switch::On)];
-    ops.extend(ips.iter().map(|ip| addr::add(&link, ip.address, dad)));
+    ops.extend(ips.iter().map(|ip| add(&link, ip.address, dad)));
     ops.push(link::set_up(&link, Switch::On));
+    if subnet == Subnet::BehindGateway {
+        ops.extend(ips.iter().flat_map(|ip| by_gateway(&link, ip)).map(|route| route::add(&route)));
+    }
     ops.extend(routes(&link, result, &ips).iter().map(route::add));
     inside.socket.apply(&ops).map_err(kernel_error)?;
     match inside.announcements.take() {
@@ -104,6 +120,15 @@ pub fn set_up(inside: &mut Inside) -> Result<()> {
     let link = &inside.link.id;
     let ops = [link::set_arp_notify(link, Switch::On), link::set_up(link, Switch::On)];
     inside.socket.apply(&ops).map_err(kernel_error)
+}
+
+/// The gateway on the link, and the subnet by the gateway, both from the address.
+fn by_gateway(link: &LinkId, ip: &IpConfig) -> Vec<route::Route> {
+    let Some(gw) = ip.gateway else { return Vec::new() };
+    let src = Some(ip.address.ip());
+    let host = route::Route { src, scope: SCOPE_LINK, ..route::Route::new(gw.into(), link.index) };
+    let subnet = route::Route { src, gw: Some(gw), ..route::Route::new(ip.address, link.index) };
+    vec![host, subnet]
 }
 
 fn own_addresses<'a>(ifname: &str, result: &'a AddResult) -> Result<Vec<&'a IpConfig>> {
@@ -204,7 +229,7 @@ fn serves(seen: &route::Route, wanted: &cni::Route) -> bool {
         && wanted.gw.is_none_or(by_gateway)
 }
 
-/// Reaches for a namespace's sysctl from outside: forwarding of the families in use, written only where it is off.
+/// Lets the host forward the families in use; written only where it is off.
 ///
 /// # Errors
 /// The sysctl cannot be written.
@@ -220,12 +245,4 @@ pub fn enable_forwarding(v4: bool, v6: bool) -> Result<()> {
 /// Which families `ips` has: IPv4, IPv6.
 pub fn families(ips: &[IpConfig]) -> (bool, bool) {
     (ips.iter().any(|ip| ip.address.is_ipv4()), ips.iter().any(|ip| ip.address.is_ipv6()))
-}
-
-/// The pipelined form of a list of requests with their errors in the protocol's shape.
-///
-/// # Errors
-/// The first refusal.
-pub fn apply_ops(socket: &mut Socket, ops: &[Op]) -> Result<()> {
-    socket.apply(ops).map_err(kernel_error)
 }

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod backend;
 pub mod bridge;
+pub mod cable;
 pub mod configure;
 pub mod dns;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod loopback;
 pub mod masquerade;
 pub mod owner;
 pub mod pod;
+pub mod ptp;
 pub mod spoof;
 pub mod static_ipam;
 pub mod tagged;
@@ -26,7 +28,7 @@ pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
 pub static TABLE: &[&dyn cni::Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &static_ipam::Static];
+    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
 
 /// The plug-in with this exact name.
 pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {

@@ -5,7 +5,7 @@ mod support;
 use cni::Version;
 use plugins::bridge::Bridge;
 use serde_json::{Value, json};
-use support::{Host, Pod, after, env_of, on_new_host, with};
+use support::{Host, Pod, addresses, after, env_of, leases, on_new_host, veths, with};
 
 fn conf(version: Version, keys: Value) -> Value {
     let mut conf = json!({
@@ -17,29 +17,6 @@ fn conf(version: Version, keys: Value) -> Value {
 
 fn gateway_conf(host: &Host, version: Version, subnets: &[&str]) -> Value {
     conf(version, json!({ "isDefaultGateway": true, "ipMasq": false, "ipam": host.host_local(subnets) }))
-}
-
-/// The addresses that a result of any version reports.
-fn addresses(result: &Value) -> Vec<String> {
-    let text = |value: &Value| value.as_str().expect("an address").to_owned();
-    match result["ips"].as_array() {
-        Some(ips) => ips.iter().map(|ip| text(&ip["address"])).collect(),
-        None => {
-            ["ip4", "ip6"].iter().map(|f| &result[f]["ip"]).filter(|ip| !ip.is_null()).map(text).collect()
-        }
-    }
-}
-
-fn leases(host: &Host) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(host.state_dir().join("net1")) else { return Vec::new() };
-    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|n| n.parse::<std::net::IpAddr>().is_ok()).collect();
-    names.sort();
-    names
-}
-
-fn veths(host: &Host) -> usize {
-    host.links().iter().filter(|l| l.kind == "veth").count()
 }
 
 /// ADD, then what every attachment has, CHECK where the version has it, DEL twice, and nothing left.

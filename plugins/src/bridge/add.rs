@@ -10,7 +10,7 @@ use kernel::{Netns, route};
 
 use super::conf::Conf;
 use super::{gateway, link as port};
-use crate::configure::{self, Duplicates, Inside};
+use crate::configure::{self, Duplicates, Inside, Subnet};
 use crate::owner::Owner;
 use crate::spoof::{self, Guard};
 use crate::undo::Undo;
@@ -141,7 +141,11 @@ impl Made<'_> {
         if self.conf.container_down {
             return Ok(());
         }
-        if result.ips.is_empty() { configure::set_up(inside) } else { configure::apply(inside, result) }
+        if result.ips.is_empty() {
+            configure::set_up(inside)
+        } else {
+            configure::apply(inside, result, Subnet::Connected)
+        }
     }
 
     fn serve_as_gateway(&mut self, result: &mut AddResult) -> Result<()> {

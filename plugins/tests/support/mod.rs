@@ -10,9 +10,11 @@
 //! The test's thread is the host: what it opens, and every program it runs, is in the host's namespace.
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses part of it")]
 
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use cni::dispatch::{self, Env};
 use cni::{Plugin, Version};
@@ -101,6 +103,16 @@ impl Host {
         link::list(&mut self.socket()).expect("list links").into_iter().filter(|l| !l.is_loopback()).collect()
     }
 
+    /// Whether `ip` answers the host.
+    pub fn reaches(&self, ip: &str) -> bool {
+        self.netns.run(|| answers(ip)).expect("enter the host")
+    }
+
+    /// What a pod may not leave behind: links, routes, rules.
+    pub fn footprint(&self) -> String {
+        self.sh("ip -o link | sed 's/^[0-9]*: //'; ip route show table all; ip -6 route show table all; nft list ruleset")
+    }
+
     /// Runs a program in the host's namespace and returns its stdout.
     pub fn sh(&self, command: &str) -> String {
         let command = command.to_owned();
@@ -181,6 +193,11 @@ impl Pod {
         all.iter().filter(|a| a.is_global()).map(|a: &Address| a.ip.to_string()).collect()
     }
 
+    /// Whether `ip` answers the pod: it refuses a connection to a port where nobody listens.
+    pub fn reaches(&self, ip: &str) -> bool {
+        self.netns.run(|| answers(ip)).expect("enter the pod")
+    }
+
     /// Runs a program in the pod and returns its stdout.
     pub fn sh(&self, command: &str) -> String {
         let command = command.to_owned();
@@ -190,4 +207,35 @@ impl Pod {
         assert!(output.status.success(), "`{command}` ended with {}: {stderr}", output.status);
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+fn answers(ip: &str) -> bool {
+    let to = SocketAddr::new(ip.parse().expect("an address"), 9);
+    let answer = TcpStream::connect_timeout(&to, Duration::from_secs(3));
+    answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// The addresses that a result of any version reports.
+pub fn addresses(result: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().expect("an address").to_owned();
+    match result["ips"].as_array() {
+        Some(ips) => ips.iter().map(|ip| text(&ip["address"])).collect(),
+        None => {
+            ["ip4", "ip6"].iter().map(|f| &result[f]["ip"]).filter(|ip| !ip.is_null()).map(text).collect()
+        }
+    }
+}
+
+/// The addresses that host-local has leased in network `net1`.
+pub fn leases(host: &Host) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(host.state_dir().join("net1")) else { return Vec::new() };
+    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|n| n.parse::<std::net::IpAddr>().is_ok()).collect();
+    names.sort();
+    names
+}
+
+/// How many veth links the host has.
+pub fn veths(host: &Host) -> usize {
+    host.links().iter().filter(|l| l.kind == "veth").count()
 }

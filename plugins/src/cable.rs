@@ -1,0 +1,102 @@
+//! What a DEL finds of a pod's cable, with or without the pod.
+
+use std::path::PathBuf;
+
+use cni::{AddResult, Call, IpConfig, Result};
+use kernel::link::{self, Link};
+use kernel::netlink::{Protocol, Socket, delete_link_early};
+use kernel::{Mac, Netns, addr};
+
+use crate::kernel_error;
+
+/// What is left of the cable.
+#[derive(Debug, Default)]
+pub struct Cable {
+    container: Option<Link>,
+    host: Option<Link>,
+    /// Name of the end on the host, which may be gone.
+    pub host_name: Option<String>,
+    /// Hardware address of the end in the pod.
+    pub mac: Option<Mac>,
+    /// The pod's addresses on it.
+    pub ips: Vec<IpConfig>,
+}
+
+impl Cable {
+    /// Looks into the pod; else to the host, for what prevResult names.
+    ///
+    /// # Errors
+    /// The kernel's refusal to list.
+    pub fn find(call: &Call<Option<PathBuf>>, netns: Option<&Netns>) -> Result<Self> {
+        let mut cable = Cable::default();
+        let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
+        if let Some(netns) = netns {
+            cable.look_inside(&mut host, netns, call.attachment.ifname.as_str())?;
+        }
+        if let Some(prev) = &call.conf.prev_result {
+            cable.recall(&mut host, prev, call.attachment.ifname.as_str())?;
+        }
+        Ok(cable)
+    }
+
+    fn look_inside(&mut self, host: &mut Socket, netns: &Netns, ifname: &str) -> Result<()> {
+        let mut inside = Socket::open_in(netns, Protocol::Route).map_err(kernel_error)?;
+        let found = link::find(&mut inside, ifname).map_err(kernel_error)?;
+        let Some(container) = found.filter(|link| !link.is_loopback()) else { return Ok(()) };
+        let addresses = addr::list(&mut inside, Some(container.id.index)).map_err(kernel_error)?;
+        let global = addresses.iter().filter(|a| a.is_global());
+        self.ips = global.map(|a| IpConfig { interface: None, address: a.ip, gateway: None }).collect();
+        if container.kind == "veth"
+            && let Some(peer) = container.peer
+        {
+            let other = link::find_index(host, peer).map_err(kernel_error)?;
+            self.host = other.filter(|link| link.kind == "veth" && link.peer == Some(container.id.index));
+        }
+        self.host_name = self.host.as_ref().map(|link| link.id.name.clone());
+        self.mac = container.mac.clone();
+        self.container = Some(container);
+        Ok(())
+    }
+
+    /// What ADD reported: the addresses, and the end on the host if it is still that one.
+    fn recall(&mut self, host: &mut Socket, prev: &AddResult, ifname: &str) -> Result<()> {
+        let own = |ip: &&IpConfig| match prev.interface_of(ip) {
+            None => true,
+            Some(interface) => interface.is_some_and(|i| i.name == ifname),
+        };
+        if !prev.ips.is_empty() {
+            self.ips = prev.ips.iter().filter(own).cloned().collect();
+        }
+        let inside = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty());
+        self.mac = self.mac.take().or_else(|| inside.and_then(|i| i.mac.parse().ok()));
+        for interface in prev.interfaces.iter().filter(|i| i.sandbox.is_empty()) {
+            if self.host.is_some() {
+                break;
+            }
+            let Some(seen) = link::find(host, &interface.name).map_err(kernel_error)? else {
+                // The bridge is always there; what is missing was the end on the host.
+                self.host_name.get_or_insert_with(|| interface.name.clone());
+                continue;
+            };
+            let elsewhere = seen.kind == "veth" && seen.peer_netns.is_some();
+            if elsewhere && seen.mac_text().eq_ignore_ascii_case(&interface.mac) {
+                self.host_name = Some(interface.name.clone());
+                self.host = Some(seen);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes it, from whichever end is in reach. Nothing there is success.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn delete(&self, netns: Option<&Netns>) -> Result<()> {
+        let (netns, link) = match (&self.host, &self.container) {
+            (Some(host), _) => (None, host),
+            (None, Some(container)) => (netns, container),
+            (None, None) => return Ok(()),
+        };
+        delete_link_early(netns, link.id.index, &link.id.name).map_err(kernel_error)
+    }
+}
