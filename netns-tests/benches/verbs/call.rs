@@ -66,7 +66,7 @@ impl Verb<'_> {
     /// The same, giving the largest resident size in KiB among the plug-in and its children instead of the time.
     ///
     /// The kernel counts what a process was before exec as its own, so a small process does the starting: this
-    /// program afresh (some 1.5 MB, the least that can be seen), which then reports on stderr.
+    /// program afresh (some 1 MB, the least that can be seen), which then reports on stderr.
     pub fn weigh(&self, directory: &Path, kind: &str, conf: &Value) -> (Value, u64) {
         let this = std::env::current_exe().expect("this program has a path");
         let mut command = self.command(&this, directory);
