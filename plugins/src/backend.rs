@@ -1,7 +1,6 @@
 //! Which of the kernel's two packet filters a plug-in programs.
 
-use std::fs;
-
+use kernel::iptables;
 use kernel::netlink::Socket;
 use kernel::nft::{self, Family};
 
@@ -56,8 +55,9 @@ impl Choice {
 
 /// Whether this host's rules are iptables rules: iptables-nft shows by its table names, legacy iptables in /proc.
 fn host_uses_iptables(host: &mut Socket) -> bool {
-    let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
-    if legacy.iter().any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty())) {
+    let kinds = [iptables::Table::Nat, iptables::Table::Filter];
+    let legacy = |family| kinds.iter().any(|table| iptables::legacy_table(family, *table));
+    if legacy(iptables::Family::V4) || legacy(iptables::Family::V6) {
         return true;
     }
     let tables = [Family::Ip, Family::Ip6].map(|family| nft::list_tables(host, family));

@@ -3,14 +3,18 @@
 #[path = "../../kernel/tests/netns/mod.rs"]
 mod netns;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cni::{Attachment, ContainerId, IfName, IpConfig};
 use kernel::netlink::{Protocol, Socket};
+use kernel::nft::{self, Batch, Family, Table};
 use netns::{in_new_netns, listing, matches_golden};
-use plugins::backend::Backend::Nftables;
+use plugins::backend::Backend::{self, Nftables};
+use plugins::backend::Choice;
 use plugins::masquerade;
 use plugins::owner::Owner;
+use proptest::prelude::*;
 
 fn socket() -> Socket {
     Socket::open(Protocol::Netfilter).unwrap()
@@ -54,10 +58,10 @@ fn masq_nft_twice_is_a_no_op() {
     in_new_netns(|| {
         let mut host = socket();
         four_containers(&mut host);
-        let (before, generation) = (listing(), kernel::nft::generation(&mut host).unwrap());
+        let (before, generation) = (listing(), nft::generation(&mut host).unwrap());
         four_containers(&mut host);
         assert_eq!(listing(), before);
-        assert_eq!(kernel::nft::generation(&mut host).unwrap(), generation, "nothing was even sent");
+        assert_eq!(nft::generation(&mut host).unwrap(), generation, "nothing was even sent");
     });
 }
 
@@ -138,6 +142,92 @@ fn masq_nft_after_reuse_the_new_owner_keeps_its_address() {
     });
 }
 
+/// One step in the life of a host, on small numbers so that steps meet.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Ensure { pod: usize, ip: usize },
+    Remove { pod: usize, ip: usize },
+    RemoveUnknown { pod: usize },
+    Gc { network: usize, valid: usize },
+}
+
+const NETWORKS: [&str; 2] = ["red", "blue"];
+const ADDRESSES: [&str; 4] = ["10.1.0.2/24", "10.1.0.3/24", "10.2.0.2/16", "fd00:1::2/64"];
+
+/// Pods 0 to 3; the even ones are on the first network.
+fn pod(number: usize) -> Owner {
+    owner(NETWORKS[number % 2], &format!("pod{number}"))
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..4usize, 0..4usize).prop_map(|(pod, ip)| Step::Ensure { pod, ip }),
+        2 => (0..4usize, 0..4usize).prop_map(|(pod, ip)| Step::Remove { pod, ip }),
+        1 => (0..4usize).prop_map(|pod| Step::RemoveUnknown { pod }),
+        1 => (0..2usize, 0..4usize).prop_map(|(network, valid)| Step::Gc { network, valid }),
+    ];
+    prop::collection::vec(step, 0..20)
+}
+
+/// Takes a step in the kernel and in the model, which says to which pod each address belongs.
+fn take(step: Step, host: &mut Socket, model: &mut BTreeMap<usize, usize>) {
+    match step {
+        Step::Ensure { pod: number, ip } => {
+            ensure(host, &pod(number), &[ADDRESSES[ip]]);
+            model.insert(ip, number);
+        }
+        Step::Remove { pod: number, ip } => {
+            masquerade::remove(host, &pod(number), &ips(&[ADDRESSES[ip]])).unwrap();
+            if model.get(&ip) == Some(&number) {
+                model.remove(&ip);
+            }
+        }
+        Step::RemoveUnknown { pod: number } => {
+            masquerade::remove(host, &pod(number), &[]).unwrap();
+            model.retain(|_, of| *of != number);
+        }
+        Step::Gc { network, valid } => {
+            masquerade::gc(host, NETWORKS[network], &[pod(valid).attachment]).unwrap();
+            model.retain(|_, of| *of % 2 != network || *of == valid);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn masq_nft_any_history_leaves_each_address_with_its_last_owner(history in steps()) {
+        in_new_netns(|| {
+            let (mut host, mut model) = (socket(), BTreeMap::new());
+            for step in history {
+                take(step, &mut host, &mut model);
+                for (ip, address) in ADDRESSES.iter().enumerate() {
+                    for number in 0..4 {
+                        let has = masquerade::check(&mut host, &pod(number), &ips(&[address]), Nftables).is_ok();
+                        assert_eq!(has, model.get(&ip) == Some(&number), "{address} of pod {number} after {step:?}");
+                    }
+                }
+            }
+            (0..4).for_each(|number| masquerade::remove(&mut host, &pod(number), &[]).unwrap());
+            assert_eq!(nft::list_tables(&mut host, Family::Inet).unwrap(), Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
+fn auto_is_iptables_where_the_host_has_its_tables() {
+    in_new_netns(|| {
+        let mut host = socket();
+        assert_eq!(Choice::Auto.decide(&mut host), Nftables);
+        assert_eq!(Choice::Iptables.decide(&mut host), Backend::Iptables);
+        let table = Table::new(Family::Ip6, "filter");
+        Batch::new().add_table(&table).commit(&mut host).unwrap();
+        assert_eq!(Choice::Auto.decide(&mut host), Backend::Iptables);
+        assert_eq!(Choice::Nftables.decide(&mut host), Nftables);
+    });
+}
+
 #[test]
 fn check_negative_masquerade() {
     in_new_netns(|| {
@@ -187,12 +277,8 @@ fn masquerade_of_the_newer_reference_is_checked_and_removed() {
         masquerade::check(&mut host, &two, &ips(&["10.1.0.3/24"]), Nftables).unwrap();
         masquerade::gc(&mut host, "red", &[]).unwrap();
         assert_eq!(
-            kernel::nft::list_rules(
-                &mut host,
-                &kernel::nft::Table::new(kernel::nft::Family::Inet, "cni_plugins_masquerade"),
-                None
-            )
-            .unwrap(),
+            nft::list_rules(&mut host, &nft::Table::new(nft::Family::Inet, "cni_plugins_masquerade"), None)
+                .unwrap(),
             []
         );
     });
