@@ -39,11 +39,11 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# QUICK=1 for a coarse answer in a minute.
+# QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row; both leave README.md alone.
 bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
-	cargo bench --locked -p bowline-lab --bench verbs $(if $(QUICK),-- --quick)
+	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin
