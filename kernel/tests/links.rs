@@ -3,11 +3,13 @@
 mod support;
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
-use kernel::addr::{self, Dad};
+use kernel::addr::{self, Address, Dad};
 use kernel::bridge::{self, PortChange, VlanFlags, VlanRange, VlanSide};
 use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
-use kernel::netlink::Socket;
+use kernel::netlink::monitor::{GROUP_IPV6_ADDR, GROUP_LINK};
+use kernel::netlink::{Monitor, Reply, Socket};
 use kernel::rule::{self, Rule};
 use kernel::{Mac, neigh, route, tc};
 use support::{in_new_netns, new_netns, socket, socket_in};
@@ -90,6 +92,24 @@ fn a_link_takes_every_setting() {
         assert_eq!((seen.txqlen, seen.is_promisc(), seen.is_up()), (9, false, false));
         s.apply(&[link::delete_named("d1")]).expect("delete");
         assert_eq!(link::list(&mut s).expect("list").len(), 1, "lo is left");
+    });
+}
+
+#[test]
+fn a_monitor_hears_of_links_and_addresses() {
+    in_new_netns(|| {
+        let mut s = socket();
+        let mut links = Monitor::open(&[GROUP_LINK]).expect("a monitor");
+        let mut addresses = Monitor::open(&[GROUP_IPV6_ADDR]).expect("a monitor");
+        let soon = Instant::now() + Duration::from_secs(5);
+        let link0 = make_link(&mut s, "d0");
+        let named = |event: &Reply| Link::parse(event).is_some_and(|l| l.id == link0);
+        assert!(links.wait(soon, named).expect("wait"), "the link was announced");
+        let address = "fd09::5/64".parse().unwrap();
+        s.apply(&[addr::add(&link0, address, Dad::Skip)]).expect("add");
+        let added = |event: &Reply| Address::parse(event).is_some_and(|a| a.ip == address);
+        assert!(addresses.wait(soon, added).expect("wait"), "the address was announced");
+        assert!(!links.wait(Instant::now(), |_| false).expect("wait"), "a deadline that has passed");
     });
 }
 

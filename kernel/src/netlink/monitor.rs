@@ -23,6 +23,7 @@ impl Monitor {
     /// so that nothing falls between.
     pub fn open(groups: &[u32]) -> Result<Self> {
         let socket = Socket::open(Protocol::Route)?;
+        socket.bind()?;
         for group in groups {
             socket.join(*group)?;
         }

@@ -318,6 +318,18 @@ impl Socket {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Takes a port number. Only then is the socket told what others announce: the kernel keeps its own announcements
+    /// from port 0, which is every socket that never sent anything.
+    pub(crate) fn bind(&self) -> Result<()> {
+        // SAFETY: all zeroes are a valid sockaddr_nl.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).unwrap_or(12);
+        // SAFETY: the pointer and size describe `address`, which outlives the call.
+        let status = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), size) };
+        if status == 0 { Ok(()) } else { Err(Error::io("bind a netlink socket", io::Error::last_os_error())) }
+    }
+
     /// Subscribes to a multicast group.
     pub(crate) fn join(&self, group: u32) -> Result<()> {
         let group = i32::try_from(group).unwrap_or(i32::MAX);
