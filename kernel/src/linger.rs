@@ -13,8 +13,11 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
+
+static ANSWERING_EARLY: AtomicBool = AtomicBool::new(false);
 
 /// What a finished piece of work wants said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,6 +53,7 @@ pub fn answer_early(work: impl FnOnce() -> Answer) -> Result<Answer> {
         -1 => Ok(work()),
         0 => {
             drop(reader);
+            ANSWERING_EARLY.store(true, Ordering::Relaxed);
             die_with_parent();
             let answer = work();
             leave_streams();
@@ -62,6 +66,11 @@ pub fn answer_early(work: impl FnOnce() -> Answer) -> Result<Answer> {
             read_answer(reader)
         }
     }
+}
+
+/// Whether this process has still to give its answer, and closes nothing before that would make it wait.
+pub(crate) fn is_answering_early() -> bool {
+    ANSWERING_EARLY.load(Ordering::Relaxed)
 }
 
 /// The child follows its parent into death until the answer is given.

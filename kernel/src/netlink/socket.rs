@@ -5,10 +5,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::attr::attrs;
 use super::message::{HEADER, Message};
-use crate::{Errno, Error, Netns, Result};
+use crate::{Errno, Error, Netns, Result, linger};
 
 const NLMSG_DONE: u16 = 3;
 const NLMSG_ERROR: u16 = 2;
@@ -107,11 +108,12 @@ struct Answer {
 /// A netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Socket {
-    fd: OwnedFd,
+    /// Shared with nobody; counted so that [`Drop`] can let it live on.
+    fd: Arc<OwnedFd>,
     protocol: Protocol,
     /// Used-up siblings. Closing a netfilter socket soon after a deletion waits 10 to 300 ms for the kernel to free
     /// what was deleted, so they are kept until this socket is closed, when that wait comes anyway.
-    retired: Vec<OwnedFd>,
+    retired: Vec<Arc<OwnedFd>>,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -136,7 +138,13 @@ impl Socket {
             let _ = set_option(fd.as_raw_fd(), libc::SOL_NETLINK, option, 1);
         }
         let _ = set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 20);
-        Ok(Socket { fd, protocol, retired: Vec::new(), sequence: 1, buffer: vec![0; 64 * 1024] })
+        Ok(Socket {
+            fd: Arc::new(fd),
+            protocol,
+            retired: Vec::new(),
+            sequence: 1,
+            buffer: vec![0; 64 * 1024],
+        })
     }
 
     /// Opens a socket in `netns`; it stays there whatever thread uses it.
@@ -242,7 +250,7 @@ impl Socket {
         if self.retired.len() >= RETIRED_MAX {
             self.retired.remove(0);
         }
-        self.retired.push(sibling.fd);
+        self.retired.push(Arc::clone(&sibling.fd));
         outcome
     }
 
@@ -418,6 +426,16 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Closing is what the kernel makes wait, so a process that has still to answer leaves it to its own end.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.protocol == Protocol::Netfilter && linger::is_answering_early() {
+            self.retired.push(Arc::clone(&self.fd));
+            self.retired.drain(..).for_each(std::mem::forget);
+        }
     }
 }
 
