@@ -25,8 +25,16 @@ pub fn path(key: &str) -> PathBuf {
 
 /// The value of `key`, blanks around it removed.
 pub fn read(key: &str) -> Result<String> {
-    let value = fs::read_to_string(path(key)).map_err(|e| Error::io(format!("read sysctl {key}"), e))?;
-    Ok(value.trim().to_owned())
+    let failed = |e| Error::io(format!("read sysctl {key}"), e);
+    let mut file = fs::File::open(path(key)).map_err(failed)?;
+    // One read gives the whole value; few are longer than this.
+    let mut buffer = [0; 128];
+    let first = io::Read::read(&mut file, &mut buffer).map_err(failed)?;
+    let mut value = buffer[..first].to_vec();
+    if first == buffer.len() {
+        io::Read::read_to_end(&mut file, &mut value).map_err(failed)?;
+    }
+    Ok(String::from_utf8_lossy(&value).trim().to_owned())
 }
 
 /// Writes `value` whatever is there.
@@ -48,6 +56,14 @@ pub fn ensure(key: &str, value: &str) -> Result<bool> {
 pub fn ensure_if_known(key: &str, value: &str) -> Result<bool> {
     match ensure(key, value) {
         Err(error) if error.is_absent() => Ok(false),
+        other => other,
+    }
+}
+
+/// Like [`write()`], but a key that the kernel lacks (IPv6 off) is no error.
+pub fn write_if_known(key: &str, value: &str) -> Result<()> {
+    match write(key, value) {
+        Err(error) if error.is_absent() => Ok(()),
         other => other,
     }
 }

@@ -70,17 +70,17 @@ pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, v6: bool) -> Res
 fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()> {
     let key = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
     match duplicates {
-        Duplicates::Trusted => drop(sysctl::ensure_if_known(&key("accept_dad"), "0")?),
+        Duplicates::Trusted => sysctl::write_if_known(&key("accept_dad"), "0")?,
         Duplicates::Probed => {
-            sysctl::ensure_if_known(&key("accept_dad"), "1")?;
-            sysctl::ensure_if_known(&key("enhanced_dad"), "1")?;
+            sysctl::write_if_known(&key("accept_dad"), "1")?;
+            sysctl::write_if_known(&key("enhanced_dad"), "1")?;
         }
     }
     if v6 {
         for disabled in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), key("disable_ipv6")] {
             sysctl::ensure_if_known(&disabled, "0")?;
         }
-        sysctl::ensure(&key("keep_addr_on_down"), "1")?;
+        sysctl::write(&key("keep_addr_on_down"), "1")?;
     }
     Ok(())
 }

@@ -46,11 +46,11 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let undo_rules = undo_rules(call, &conf, &result.ips);
     let mut inside = made.enter(&pod, &result)?;
     made.guard(&inside)?;
-    made.describe(&mut result, &inside)?;
+    made.describe(&mut result, &inside);
     made.configure(&mut inside, &result)?;
     made.serve_as_gateway(&mut result)?;
     made.masquerade(&result.ips)?;
-    made.finish(&mut inside, &mut result)?;
+    made.finish(&mut result)?;
 
     undo_rules.commit();
     undo_lease.commit();
@@ -127,14 +127,13 @@ impl Made<'_> {
         spoof::ensure(&mut netfilter, &owner, &Guard { port: self.host_end.id.name.clone(), mac })
     }
 
-    fn describe(&self, result: &mut AddResult, inside: &Inside) -> Result<()> {
+    fn describe(&self, result: &mut AddResult, inside: &Inside) {
         let sandbox = self.call.netns.to_string_lossy();
         result.interfaces = vec![
             veth::describe(&self.bridge, ""),
             veth::describe(&self.host_end, ""),
             veth::describe(&inside.link, &sandbox),
         ];
-        Ok(())
     }
 
     fn configure(&self, inside: &mut Inside, result: &AddResult) -> Result<()> {
@@ -179,23 +178,16 @@ impl Made<'_> {
         masquerade::ensure(&mut netfilter, &owner, ips, backend)
     }
 
-    /// Waits for the port, and reads again what may have changed meanwhile.
-    fn finish(&mut self, inside: &mut Inside, result: &mut AddResult) -> Result<()> {
+    /// Waits for the port, and reads again what may have changed meanwhile: a bridge that we did not make takes the
+    /// smallest hardware address among its ports.
+    fn finish(&mut self, result: &mut AddResult) -> Result<()> {
         if !self.conf.container_down {
             port::wait_for_port(&mut self.host, &self.host_end.id)?;
         }
-        let sandbox = self.call.netns.to_string_lossy();
-        let again =
-            |socket: &mut Socket, of: &Link| link::find_index(socket, of.id.index).map_err(kernel_error);
-        let seen = [
-            (0, again(&mut self.host, &self.bridge)?, ""),
-            (1, again(&mut self.host, &self.host_end)?, ""),
-            (2, again(&mut inside.socket, &inside.link)?, &*sandbox),
-        ];
-        for (at, link, sandbox) in seen {
-            let gone = || Error::internal(format!("{} vanished during ADD", result.interfaces[at].name));
-            result.interfaces[at] = veth::describe(&link.ok_or_else(gone)?, sandbox);
-        }
+        let bridge = link::find_index(&mut self.host, self.bridge.id.index).map_err(kernel_error)?;
+        let bridge =
+            bridge.ok_or_else(|| Error::internal(format!("{} vanished during ADD", self.bridge.id)))?;
+        result.interfaces[0] = veth::describe(&bridge, "");
         Ok(())
     }
 }

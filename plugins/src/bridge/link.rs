@@ -55,7 +55,7 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
 
 /// A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.
 pub fn keep_router_advertisements_out(link: &str) {
-    let _ = sysctl::ensure_if_known(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
+    let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
 }
 
 /// What turns a fresh port into the one that `conf` asks for.
