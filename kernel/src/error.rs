@@ -100,6 +100,11 @@ impl Error {
             )
     }
 
+    /// Whether it may work later: EAGAIN.
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(Errno(libc::EAGAIN))
+    }
+
     /// Whether the thing existed already.
     pub fn is_present(&self) -> bool {
         self.errno() == Some(Errno(libc::EEXIST))

@@ -7,8 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::netlink::Socket;
+use crate::nft;
 use crate::program::{self, Outcome};
 use crate::{Errno, Error, Result};
 
@@ -40,6 +43,8 @@ pub enum Table {
 pub enum Variant {
     /// Whatever the host's `iptables` is.
     Host,
+    /// nf_tables, by `iptables-nft`.
+    Nft,
     /// The kernel's ip_tables, by `iptables-legacy`.
     Legacy,
 }
@@ -47,6 +52,11 @@ pub enum Variant {
 impl Family {
     /// Both, for code that is written for one.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of `ip`.
+    pub fn of_ip(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
 
     fn prefix(self) -> &'static str {
         match self {
@@ -204,17 +214,25 @@ pub struct Script {
     table: Table,
     declarations: String,
     changes: String,
+    flushes: String,
+    removals: String,
 }
 
 impl Script {
     /// No change to `table`.
     pub fn new(table: Table) -> Self {
-        Script { table, declarations: String::new(), changes: String::new() }
+        Script {
+            table,
+            declarations: String::new(),
+            changes: String::new(),
+            flushes: String::new(),
+            removals: String::new(),
+        }
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.declarations.is_empty() && self.changes.is_empty()
+        self.declarations.is_empty() && self.changes.is_empty() && self.removals.is_empty()
     }
 
     /// Makes `chain` if absent; if present its rules are flushed.
@@ -243,9 +261,14 @@ impl Script {
         self.line(&["-D", chain, rule])
     }
 
-    /// Deletes `chain` with its rules; nothing may refer to it any more.
+    /// Deletes `chain` with its rules; after all other changes nothing may refer to it any more, other deleted chains
+    /// excepted.
     pub fn delete_chain(&mut self, chain: &str) -> &mut Self {
-        self.line(&["-F", chain]).line(&["-X", chain])
+        // All flushes come before all removals, because the chains may refer to each other; and because iptables-nft
+        // 1.8.9, where a flush follows, deletes a rule of the flushed chain only then.
+        let _ = writeln!(self.flushes, "-F {chain}");
+        let _ = writeln!(self.removals, "-X {chain}");
+        self
     }
 
     fn line(&mut self, words: &[&str]) -> &mut Self {
@@ -256,7 +279,8 @@ impl Script {
 
     /// The script's text.
     pub fn text(&self) -> String {
-        format!("*{}\n{}{}COMMIT\n", self.table.name(), self.declarations, self.changes)
+        let Script { table, declarations, changes, flushes, removals } = self;
+        format!("*{}\n{declarations}{changes}{flushes}{removals}COMMIT\n", table.name())
     }
 }
 
@@ -295,40 +319,69 @@ impl Iptables {
     }
 
     /// Observes, plans and applies until the plan is carried out; an empty plan is not applied. The table may change
-    /// meanwhile: the plan is then made anew.
+    /// meanwhile: the plan is then made anew. Says whether there was anything to do.
     ///
     /// # Errors
     /// The last refusal, when the plan never fits.
-    pub fn converge(self, table: Table, plan: impl Fn(&Ruleset) -> Script) -> Result<()> {
+    pub fn converge(self, table: Table, plan: impl Fn(&Ruleset) -> Script) -> Result<bool> {
         let mut refusal = None;
         let mut last = None;
         for _ in 0..TRIES {
             let observed = self.observe(table)?;
             let script = plan(&observed);
+            if script.is_empty() {
+                return Ok(refusal.is_some());
+            }
             // The same plan on the same table fails again: somebody else is not the reason.
-            if script.is_empty() || last.as_ref() == Some(&observed) {
+            if last.as_ref() == Some(&observed) {
                 break;
             }
             refusal = match self.restore(&script) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(error) if error.is_absent() || error.is_present() => Some(error),
                 Err(error) => return Err(error),
             };
             last = Some(observed);
         }
-        refusal.map_or(Ok(()), Err)
+        refusal.map_or(Ok(false), Err)
     }
 
+    /// The program for `role`; systems with one variant only may not have it under the variant's name.
     fn program(self, role: &str) -> Result<PathBuf> {
-        let variant = match self.variant {
-            Variant::Host => "",
-            Variant::Legacy => "-legacy",
+        let prefix = self.family.prefix();
+        let plain = format!("{prefix}-{role}");
+        let special = match self.variant {
+            Variant::Host => None,
+            Variant::Nft => program::find(&format!("{prefix}-nft-{role}")),
+            Variant::Legacy => program::find(&format!("{prefix}-legacy-{role}")),
         };
-        let name = format!("{}{variant}-{role}", self.family.prefix());
-        program::find(&name).ok_or_else(|| Error::Invalid {
-            what: format!("the program {name} is not installed (looked in PATH and the sbin directories)"),
+        special.or_else(|| program::find(&plain)).ok_or_else(|| Error::Invalid {
+            what: format!("the program {plain} is not installed (looked in PATH and the sbin directories)"),
         })
     }
+}
+
+/// The iptables that may hold `chain` of `table`, found without running or loading anything: iptables-nft's chains
+/// are seen by netlink; of legacy iptables only the tables are, so its `table` in use means perhaps. `netfilter` and
+/// the calling thread must be in the same network namespace.
+pub fn holders(netfilter: &mut Socket, family: Family, table: Table, chain: &str) -> Result<Vec<Iptables>> {
+    let mut holders = Vec::new();
+    if nft::chain_exists(netfilter, &nft_table(family, table), chain)? {
+        holders.push(Iptables { family, variant: Variant::Nft });
+    }
+    if legacy_table(family, table) {
+        holders.push(Iptables { family, variant: Variant::Legacy });
+    }
+    Ok(holders)
+}
+
+/// The nf_tables table in which iptables-nft keeps `table`.
+pub fn nft_table(family: Family, table: Table) -> nft::Table<'static> {
+    let family = match family {
+        Family::V4 => nft::Family::Ip,
+        Family::V6 => nft::Family::Ip6,
+    };
+    nft::Table::new(family, table.name())
 }
 
 /// Whether the kernel's own (legacy) iptables has `table` loaded in the calling thread's network namespace. This is

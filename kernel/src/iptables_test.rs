@@ -34,7 +34,7 @@ fn a_script_has_declarations_first_and_one_table() {
         .delete_chain("CNI-y")
         .insert("FORWARD", "-j A");
     let expected =
-        "*filter\n:CNI-x - [0:0]\n-A FORWARD -j CNI-x\n-F CNI-y\n-X CNI-y\n-I FORWARD 1 -j A\nCOMMIT\n";
+        "*filter\n:CNI-x - [0:0]\n-A FORWARD -j CNI-x\n-I FORWARD 1 -j A\n-F CNI-y\n-X CNI-y\nCOMMIT\n";
     assert_eq!(script.text(), expected);
 }
 

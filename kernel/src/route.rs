@@ -214,6 +214,23 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
     Ok(routes)
 }
 
+/// The index of the link by which packets from this host to `to` leave; `None` when there is no route.
+pub fn outgoing_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
+    let mut header = [0; 12];
+    header[0] = u8::try_from(if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }).unwrap_or(0);
+    header[1] = if to.is_ipv4() { 32 } else { 128 };
+    let mut message = Message::new(libc::RTM_GETROUTE, 0, &header);
+    message.ip(libc::RTA_DST, to);
+    match socket.request(&Op::new(format!("look up the route to {to}"), message)) {
+        Ok(replies) => Ok(replies
+            .iter()
+            .filter(|reply| reply.kind == libc::RTM_NEWROUTE)
+            .find_map(|reply| attrs(reply.payload.get(12..)?).find_attr(libc::RTA_OIF).and_then(u32_ne))),
+        Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENETUNREACH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn is_unsupported(error: &Error) -> bool {
     error.errno().is_some_and(|errno| matches!(errno.0, libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }

@@ -41,6 +41,8 @@ pub enum Ct {
     Direction = 1,
     Status = 2,
     Mark = 3,
+    /// `ct original proto-dst`: the destination port before any translation.
+    OriginalDport = 12,
 }
 
 /// Where a payload's offset counts from.
@@ -238,7 +240,11 @@ impl Expr {
                 m.u32_be(1, to.number()).u32_be(2, *header as u32).u32_be(3, *offset).u32_be(4, *length);
             }
             Expr::Ct { key, to } => {
+                const DIRECTION_ORIGINAL: u8 = 0;
                 m.u32_be(1, to.number()).u32_be(2, *key as u32);
+                if *key == Ct::OriginalDport {
+                    m.u8(3, DIRECTION_ORIGINAL);
+                }
             }
             Expr::FibDaddrType { to } => {
                 const RESULT_ADDRTYPE: u32 = 3;

@@ -31,6 +31,8 @@ pub enum Field {
     Sport,
     /// `th dport`; needs a match on the protocol beside it.
     Dport,
+    /// `ct original proto-dst`: the destination port before any translation.
+    OriginalDport,
 }
 
 impl Field {
@@ -43,7 +45,7 @@ impl Field {
             Field::Saddr(Family::Ip6) | Field::Daddr(Family::Ip6) => Type::Ipv6,
             Field::Saddr(_) | Field::Daddr(_) => Type::Ipv4,
             Field::EtherSaddr => Type::Mac,
-            Field::Sport | Field::Dport => Type::Port,
+            Field::Sport | Field::Dport | Field::OriginalDport => Type::Port,
         }
     }
 
@@ -69,6 +71,7 @@ impl Field {
             Field::EtherSaddr => payload(Header::Link, 6, 6),
             Field::Sport => payload(Header::Transport, 0, 2),
             Field::Dport => payload(Header::Transport, 2, 2),
+            Field::OriginalDport => Expr::Ct { key: Ct::OriginalDport, to },
         }
     }
 }
