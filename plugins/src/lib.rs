@@ -13,10 +13,12 @@ pub mod error;
 pub mod host_local;
 pub mod install;
 pub mod ipam;
+pub mod iptables;
 pub mod loopback;
 pub mod masquerade;
 pub mod owner;
 pub mod pod;
+pub mod portmap;
 pub mod ptp;
 pub mod spoof;
 pub mod static_ipam;
@@ -27,8 +29,14 @@ pub mod veth;
 pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
-pub static TABLE: &[&dyn cni::Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static TABLE: &[&dyn cni::Plugin] = &[
+    &bridge::Bridge,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &portmap::Portmap,
+    &ptp::Ptp,
+    &static_ipam::Static,
+];
 
 /// The plug-in with this exact name.
 pub fn find(name: &str) -> Option<&'static dyn cni::Plugin> {
