@@ -24,6 +24,7 @@ pub mod space;
 mod sys;
 pub mod trace;
 pub mod traffic;
+pub mod vm;
 pub mod wait;
 
 pub use network::{Attachment, Network};

@@ -65,10 +65,18 @@ impl Node {
         self.try_sh(&format!("ip addr add {}/64 dev eth0 nodad", Self::IP6))?;
         self.try_sh(&format!("ip route add default via {}", Self::OUTSIDE4))?;
         self.try_sh(&format!("ip -6 route add default via {}", Self::OUTSIDE6))?;
-        for space in [&self.space, &self.outside] {
-            wait::until("the uplink's link-local address", || {
+        // The kernel finishes IPv6 addresses by a work queue; snapshots must not see it half-way.
+        for (space, address, group) in [
+            (&self.space, Self::IP6, "33:33:ff:00:00:02"),
+            (&self.outside, Self::OUTSIDE6, "33:33:ff:00:00:01"),
+        ] {
+            wait::until("the uplink's addresses", || {
                 let links = space.try_sh("ip -o addr show dev eth0 scope link").ok()?;
-                (links.contains("fe80") && !links.contains("tentative")).then_some(())
+                let routes = space.try_sh("ip -6 route show table local").ok()?;
+                let groups = space.try_sh("bridge fdb show dev eth0").ok()?;
+                let is_local = routes.contains(&format!("local {address} "));
+                let is_linked = links.contains("fe80") && !links.contains("tentative");
+                (is_local && is_linked && groups.contains(group)).then_some(())
             });
         }
         Ok(())

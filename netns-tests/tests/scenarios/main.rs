@@ -16,4 +16,5 @@ mod portmap;
 mod ptp;
 mod swap;
 mod tuning;
+mod vlans;
 mod wrong_input;

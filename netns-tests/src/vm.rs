@@ -1,0 +1,88 @@
+//! Scenarios that need what the running kernel lacks, in a virtual machine: user-mode Linux, a kernel that is an
+//! ordinary program, with the host's files below a layer in memory.
+//!
+//! A scenario runs on the host's own kernel wherever that can do it. Else all scenarios of the same module run in one
+//! virtual machine, booted once per test program, and each test looks up its own outcome.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::scenario::{self, Leftovers};
+use crate::{Node, Space, Subject};
+
+/// The kernel program, from Debian's package user-mode-linux.
+const KERNEL: &str = "linux.uml";
+
+/// [`scenario::run`] for a story of VLANs. `test` is the path of the calling test, `module` the part of it that all
+/// such stories share.
+///
+/// # Panics
+/// When the story does, here or there, or when no kernel can run it.
+pub fn run_with_vlans(module: &str, test: &str, subject: &Subject, story: impl FnOnce(&Node, &Subject)) {
+    if kernel_filters_vlans() {
+        return scenario::run(test, subject, Leftovers::Nothing, story);
+    }
+    static OUTCOME: OnceLock<String> = OnceLock::new();
+    let said = OUTCOME.get_or_init(|| run_in_a_vm(module));
+    let passed = said.lines().any(|line| line.starts_with(&format!("test {test} ... ok")));
+    assert!(passed, "in the virtual machine:\n{said}");
+}
+
+/// Whether bridges of the running kernel can filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING).
+fn kernel_filters_vlans() -> bool {
+    let space = Space::new_node().expect("namespaces can be made (the lab's tests need root)");
+    space.try_sh("ip link add probe type bridge vlan_filtering 1").is_ok()
+}
+
+/// Boots, runs the tests of this very program whose names start with `module`, and gives what they printed.
+fn run_in_a_vm(module: &str) -> String {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let program = std::env::current_exe().expect("a test program knows its path");
+    let script = directory.path().join("script");
+    let line = format!(
+        "cd {} && RUST_BACKTRACE=0 {} --test-threads=1 --color=never {module}\n",
+        env!("CARGO_MANIFEST_DIR"),
+        program.display()
+    );
+    std::fs::File::create(&script)
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .expect("a temporary file can be written");
+    let output = Command::new(KERNEL)
+        .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=1G", "quiet"])
+        .args(["con0=null,fd:1", "con=null"])
+        .arg(format!("uml_dir={}/", directory.path().display()))
+        .arg(format!("init={}/vm/init", env!("CARGO_MANIFEST_DIR")))
+        .arg(format!("LAB_SCRIPT={}", script.display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("this kernel has no VLAN filtering, and {KERNEL} cannot be started: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(said.contains("lab: exit"), "the virtual machine did not finish:\n{said}");
+    said
+}
+
+/// A story of VLANs for both subjects, as two tests: `<story>::bowline` and `<story>::reference`.
+#[macro_export]
+macro_rules! on_both_with_vlans {
+    ($($(#[$doc:meta])* fn $name:ident($node:ident, $subject:ident) $body:block)*) => {$(
+        $(#[$doc])*
+        mod $name {
+            use super::*;
+            fn story($node: &$crate::Node, $subject: &$crate::Subject) $body
+            fn run(who: &str, subject: $crate::Subject) {
+                let (_, path) = module_path!().split_once("::").expect("a test lives in a module");
+                let (module, _) = path.split_once("::").expect("a story lives in a module");
+                $crate::vm::run_with_vlans(&format!("{module}::"), &format!("{path}::{who}"), &subject, story);
+            }
+            #[test]
+            fn bowline() {
+                run("bowline", $crate::Subject::bowline());
+            }
+            #[test]
+            fn reference() {
+                run("reference", $crate::Subject::reference());
+            }
+        }
+    )*};
+}
