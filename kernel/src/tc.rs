@@ -7,8 +7,10 @@ use crate::netlink::{Message, Op, Reply, Socket};
 
 const TC_H_ROOT: u32 = 0xffff_ffff;
 const TC_H_INGRESS: u32 = 0xffff_fff1;
-/// Handle of the ingress and clsact qdiscs, and the parent of their filters.
+/// Handle of the ingress and clsact qdiscs.
 pub const INGRESS_HANDLE: u32 = 0xffff_0000;
+/// Parent of the filters on what arrives. An ingress qdisc would take its handle too, clsact only this.
+const TC_H_CLSACT_INGRESS: u32 = 0xffff_fff2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_U32_SEL: u16 = 5;
@@ -103,9 +105,15 @@ pub fn delete_ingress(link: &LinkId) -> Op {
 
 /// Redirects all that arrives on `from` to `to`, by a filter of priority 1 that matches everything.
 pub fn redirect_ingress(from: &LinkId, to: &LinkId) -> Op {
+    redirect_ingress_at(from, to, 1)
+}
+
+/// Redirects all that arrives on `from`, and that no filter of a lower number took, to `to`. EINVAL when `priority` is
+/// taken by filters of another kind.
+pub fn redirect_ingress_at(from: &LinkId, to: &LinkId, priority: u16) -> Op {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let info = (1 << 16) | u32::from(ETH_P_ALL.to_be());
-    let header = header(from.index, 0, INGRESS_HANDLE, info);
+    let info = (u32::from(priority) << 16) | u32::from(ETH_P_ALL.to_be());
+    let header = header(from.index, 0, TC_H_CLSACT_INGRESS, info);
     let mut message = Message::new(libc::RTM_NEWTFILTER, flags, &header);
     message.text(libc::TCA_KIND, "u32");
     message.nested(libc::TCA_OPTIONS, |m| {
@@ -243,7 +251,7 @@ fn redirect_of(action: &[u8]) -> Option<u32> {
 
 /// The filters on what arrives on a link; none when it has no ingress qdisc.
 pub fn ingress_filters(socket: &mut Socket, link: u32) -> Result<Vec<Filter>> {
-    let message = Message::new(libc::RTM_GETTFILTER, 0, &header(link, 0, INGRESS_HANDLE, 0));
+    let message = Message::new(libc::RTM_GETTFILTER, 0, &header(link, 0, TC_H_CLSACT_INGRESS, 0));
     match socket.dump(&Op::new("list filters", message)) {
         Ok(replies) => Ok(replies.iter().filter_map(Filter::parse).collect()),
         Err(error) if error.is_absent() => Ok(Vec::new()),

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod bandwidth;
 pub mod bridge;
 pub mod cable;
 pub mod configure;
@@ -30,6 +31,7 @@ pub use error::kernel_error;
 
 /// Every plug-in of the binary, sorted by name. The binary serves the one whose name is its argv\[0\].
 pub static TABLE: &[&dyn cni::Plugin] = &[
+    &bandwidth::Bandwidth,
     &bridge::Bridge,
     &host_local::HostLocal,
     &loopback::Loopback,

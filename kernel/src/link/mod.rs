@@ -242,6 +242,14 @@ pub fn set_alias(link: &LinkId, alias: &str) -> Op {
     Op::new(format!("set the alias of {link} to `{alias}`"), message)
 }
 
+/// Sets the alias of the link called `name`: for the batch that makes it, where its index is not known yet.
+pub fn set_alias_named(name: &str, alias: &str) -> Op {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &header(0, 0, 0));
+    message.text(libc::IFLA_IFNAME, name);
+    message.raw(libc::IFLA_IFALIAS, alias.as_bytes());
+    Op::new(format!("set the alias of {name} to `{alias}`"), message)
+}
+
 /// Renames a link, which must be down on kernels before 6.2.
 pub fn set_name(link: &LinkId, name: &str) -> Op {
     let mut message = change(link, 0, 0);
