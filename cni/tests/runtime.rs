@@ -130,6 +130,20 @@ fn cache_broken_del_tolerates_check_does_not() {
 }
 
 #[test]
+fn cache_broken_is_dropped_even_when_del_fails() {
+    let stage = Stage::new(&["one"]);
+    let (list, runtime) = (stage.list("1.1.0", &["one"]), stage.runtime());
+    let file = runtime.cache().file("net", &args());
+    stage.fail("one", "DEL", "");
+    for (content, remains) in [("{", false), (r#"{"cniVersion":"1.1.0"}"#, true)] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, content).unwrap();
+        runtime.del(&list, &args()).unwrap_err();
+        assert_eq!(file.exists(), remains, "{content}");
+    }
+}
+
+#[test]
 fn cache_older_format_and_older_version_are_converted() {
     let stage = Stage::new(&["one"]);
     let list = stage.list("1.1.0", &["one"]);
