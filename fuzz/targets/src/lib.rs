@@ -2,6 +2,7 @@
 //! asserts what must hold whenever the bytes are understood.
 
 mod null;
+mod owned;
 
 use std::path::Path;
 
@@ -9,12 +10,20 @@ use cni::list::{NetworkList, PluginConf};
 use cni::runtime::cache;
 use cni::{NetConf, Version, args as cni_args, dispatch, exec, json, result as results};
 use null::Null;
+pub use owned::{plugin, state};
 
 /// One target: the name of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 4] = [("args", args), ("cache", cache), ("config", config), ("result", result)];
+pub const TARGETS: [Target; 6] = [
+    ("args", args),
+    ("cache", cache),
+    ("config", config),
+    ("plugin", plugin),
+    ("result", result),
+    ("state", state),
+];
 
 /// The configuration of a plug-in, of a list, and a whole invocation by every verb.
 pub fn config(bytes: &[u8]) {

@@ -101,7 +101,7 @@ fn every_target_survives_its_corpus() {
 fn every_target_survives_mutilation() {
     for (name, target) in TARGETS {
         let corpus = corpus(name);
-        let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+        let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
         let inputs = (any::<Index>(), prop::collection::vec(mutation(), 1..8));
         proptest!(config, |((file, mutations) in inputs)| {
             let mut bytes = file.get(&corpus).clone();

@@ -9,7 +9,7 @@
 
 mod add;
 mod check;
-mod conf;
+pub mod conf;
 mod del;
 mod gateway;
 mod link;

@@ -169,7 +169,8 @@ impl Table {
         Err(low)
     }
 
-    fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+    /// Reads a file's content, whose header [`Index::load`] judges: whole records in order, or nothing.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let whole = bytes.len() >= HEADER && (bytes.len() - HEADER).is_multiple_of(RECORD);
         let table = Table { changed_from: bytes.len(), bytes, hint: Cell::new(0) };
         let sorted = || {
