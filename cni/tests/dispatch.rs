@@ -160,6 +160,13 @@ fn plain_vs_typed_error() {
         assert_eq!(refused(&outcome, Code(123)), "typed|more");
         assert_eq!(object(&outcome)["cniVersion"], "1.1.0");
     }
+    for (verb, conf, told) in [
+        ("ADD", r#"{"name":"net","cniVersion":"0.3.1"}"#, "0.3.1"),
+        ("DEL", r#"{"name":"net"}"#, "0.1.0"),
+        ("ADD", r#"{"name":"net","cniVersion":"9.9.9"}"#, "1.1.0"),
+    ] {
+        assert_eq!(object(&serve(&plugin, &env(verb, &[]), conf))["cniVersion"], told);
+    }
 }
 
 #[test]

@@ -56,26 +56,37 @@ pub fn run(
     stdin: impl Read,
     is_own_netns: &dyn Fn(&Path) -> bool,
 ) -> Outcome {
-    let mut notes = String::new();
-    let outcome = match serve(&Service { plugin, env, is_own_netns }, stdin, &mut notes) {
+    let mut aside = Aside { notes: String::new(), version: Version::NEWEST };
+    let outcome = match serve(&Service { plugin, env, is_own_netns }, stdin, &mut aside) {
         Ok(stdout) => Outcome { stdout, ..Outcome::default() },
         Err(_) if env.text("CNI_COMMAND").is_empty() && !plugin.about().is_empty() => {
             let versions: Vec<_> = plugin.versions().iter().map(|v| v.as_str()).collect();
-            notes = format!("{}\nCNI protocol versions supported: {}\n", plugin.about(), versions.join(", "));
+            aside.notes =
+                format!("{}\nCNI protocol versions supported: {}\n", plugin.about(), versions.join(", "));
             Outcome::default()
         }
-        Err(e) => Outcome { stdout: js::indented(&error_object(&e)), exit: 1, ..Outcome::default() },
+        Err(e) => {
+            Outcome { stdout: js::indented(&error_object(&e, aside.version)), exit: 1, ..Outcome::default() }
+        }
     };
-    Outcome { stderr: notes, ..outcome }
+    Outcome { stderr: aside.notes, ..outcome }
 }
 
-/// The object that a failed invocation prints.
-pub fn error_object(e: &Error) -> Value {
-    let mut object = json!({ "cniVersion": Version::NEWEST.as_str(), "code": e.code.0, "msg": e.msg });
+/// The object that a failed invocation prints, in the version of the configuration.
+pub fn error_object(e: &Error, version: Version) -> Value {
+    let mut object = json!({ "cniVersion": version.as_str(), "code": e.code.0, "msg": e.msg });
     if !e.details.is_empty() {
         object["details"] = e.details.as_str().into();
     }
     object
+}
+
+/// What an invocation learns beside its answer.
+struct Aside {
+    /// For stderr.
+    notes: String,
+    /// The version to fail in: the newest until the configuration's is known.
+    version: Version,
 }
 
 struct Service<'a> {
@@ -84,7 +95,7 @@ struct Service<'a> {
     is_own_netns: &'a dyn Fn(&Path) -> bool,
 }
 
-fn serve(service: &Service<'_>, mut stdin: impl Read, notes: &mut String) -> Result<String> {
+fn serve(service: &Service<'_>, mut stdin: impl Read, aside: &mut Aside) -> Result<String> {
     let env = service.env;
     env.validate()?;
     let verb = env.text("CNI_COMMAND");
@@ -100,10 +111,11 @@ fn serve(service: &Service<'_>, mut stdin: impl Read, notes: &mut String) -> Res
         return Err(Error::new(Code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND: {verb}")));
     }
     let version = gate::judge(verb, &envelope.core.cni_version, service.plugin.versions())?;
+    aside.version = version;
     match verb {
         "ADD" => return service.add(envelope, version),
         "CHECK" => service.check(envelope, version),
-        "DEL" => service.del(envelope, version, notes),
+        "DEL" => service.del(envelope, version, aside),
         "GC" => service.gc(envelope, version),
         _ => service.status(envelope, version),
     }?;
@@ -138,9 +150,9 @@ impl Service<'_> {
     }
 
     /// A `prevResult` that cannot be read is as good as none: refusing it would pin the container for ever.
-    fn del(&self, envelope: Envelope, version: Version, notes: &mut String) -> Result<()> {
+    fn del(&self, envelope: Envelope, version: Version, aside: &mut Aside) -> Result<()> {
         let prev = envelope.prev_result(version).unwrap_or_else(|e| {
-            notes.push_str(&format!("{}: DEL goes on without prevResult: {e}\n", self.plugin.name()));
+            aside.notes.push_str(&format!("{}: DEL goes on without prevResult: {e}\n", self.plugin.name()));
             None
         });
         self.refuse_own_netns()?;
