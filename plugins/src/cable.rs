@@ -7,7 +7,7 @@ use kernel::link::{self, Link};
 use kernel::netlink::{Protocol, Socket, delete_link_early};
 use kernel::{Mac, Netns, addr};
 
-use crate::kernel_error;
+use crate::{configure, kernel_error};
 
 /// What is left of the cable.
 #[derive(Debug, Default)]
@@ -60,12 +60,9 @@ impl Cable {
 
     /// What ADD reported: the addresses, and the end on the host if it is still that one.
     fn recall(&mut self, host: &mut Socket, prev: &AddResult, ifname: &str) -> Result<()> {
-        let own = |ip: &&IpConfig| match prev.interface_of(ip) {
-            None => true,
-            Some(interface) => interface.is_some_and(|i| i.name == ifname),
-        };
-        if !prev.ips.is_empty() {
-            self.ips = prev.ips.iter().filter(own).cloned().collect();
+        let recorded = configure::own_ips(prev, ifname);
+        if !recorded.is_empty() {
+            self.ips = recorded;
         }
         let inside = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty());
         self.mac = self.mac.take().or_else(|| inside.and_then(|i| i.mac.parse().ok()));

@@ -192,6 +192,16 @@ fn settle(inside: &mut Inside, mut monitor: Monitor) -> Result<()> {
     }
 }
 
+/// The addresses of a finished result that are the pod interface's own; those of a result without any index all are.
+pub fn own_ips(result: &AddResult, ifname: &str) -> Vec<IpConfig> {
+    let any_index = result.ips.iter().any(|ip| ip.interface.is_some());
+    let own = |ip: &&IpConfig| match result.interface_of(ip) {
+        None => !any_index,
+        Some(interface) => interface.is_some_and(|i| i.name == ifname && !i.sandbox.is_empty()),
+    };
+    result.ips.iter().filter(own).cloned().collect()
+}
+
 /// Finds the addresses and routes of `result` on the interface.
 ///
 /// A route with a table of its own must be there; one without may be in any table, for `sbr` and `vrf` move them.
@@ -201,13 +211,8 @@ fn settle(inside: &mut Inside, mut monitor: Monitor) -> Result<()> {
 /// The first that is missing.
 pub fn check(socket: &mut Socket, link: &LinkId, result: &AddResult) -> Result<()> {
     let addresses = addr::list(socket, Some(link.index)).map_err(kernel_error)?;
-    let any_index = result.ips.iter().any(|ip| ip.interface.is_some());
-    for ip in &result.ips {
-        let own = match result.interface_of(ip) {
-            None => !any_index,
-            Some(interface) => interface.is_some_and(|i| i.name == link.name && !i.sandbox.is_empty()),
-        };
-        if own && !addresses.iter().any(|a: &Address| a.ip == ip.address) {
+    for ip in own_ips(result, &link.name) {
+        if !addresses.iter().any(|a: &Address| a.ip == ip.address) {
             return Err(Error::internal(format!("{link} has lost address {}", ip.address)));
         }
     }

@@ -214,7 +214,12 @@ fn check(call: &Call<PathBuf>) -> Result<()> {
     if conf.ip_masq {
         let mut netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error)?;
         let backend = conf.backend.decide(&mut netfilter);
-        masquerade::check(&mut netfilter, &owner(call), &own_ips(prev, &container), backend)?;
+        masquerade::check(
+            &mut netfilter,
+            &owner(call),
+            &configure::own_ips(prev, &container.id.name),
+            backend,
+        )?;
     }
     Ok(())
 }
@@ -242,13 +247,6 @@ fn check_container(inside: &mut Socket, prev: &AddResult, ifname: &str) -> Resul
     Ok(container)
 }
 
-fn own_ips(prev: &AddResult, container: &Link) -> Vec<IpConfig> {
-    let own = |ip: &&IpConfig| {
-        prev.interface_of(ip).is_none_or(|i| i.is_some_and(|interface| interface.name == container.id.name))
-    };
-    prev.ips.iter().filter(own).cloned().collect()
-}
-
 /// The host end is up, and leads to each of the pod's addresses.
 fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Result<()> {
     let peer = container.peer.unwrap_or_default();
@@ -261,7 +259,7 @@ fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Resu
     }
     let filter = route::Filter { table: Some(route::MAIN), link: Some(peer) };
     let routes = route::list(host, filter).map_err(kernel_error)?;
-    for ip in own_ips(prev, container) {
+    for ip in configure::own_ips(prev, &container.id.name) {
         let dst = IpNetwork::from(ip.address.ip());
         if !routes.iter().any(|route| route.dst == dst) {
             return drift(format!("the host's route to {dst} by {} is gone", host_end.id));

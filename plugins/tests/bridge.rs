@@ -4,6 +4,7 @@ mod support;
 
 use cni::Version;
 use plugins::bridge::Bridge;
+use plugins::host_local::HostLocal;
 use serde_json::{Value, json};
 use support::{Host, Pod, addresses, after, env_of, leases, on_new_host, veths, with};
 
@@ -41,7 +42,7 @@ fn add_check_del(host: &Host, version: Version, conf: &Value, inspect: impl FnOn
 }
 
 #[test]
-fn bridge_add_del_v4_v6_dual_stack_and_three_subnets() {
+fn bridge_add_del_of_v4_v6_dual_stack_and_three_subnets() {
     let rows: [(&str, &[&str]); 4] = [
         ("v4", &["10.1.2.0/24"]),
         ("v6", &["2001:db8:1::/64"]),
@@ -72,7 +73,7 @@ fn bridge_add_del_v4_v6_dual_stack_and_three_subnets() {
 }
 
 #[test]
-fn bridge_result_lists_bridge_host_end_and_container_end() {
+fn bridge_create_and_the_result_lists_bridge_host_end_and_container_end() {
     on_new_host(|host| {
         let conf = with(&gateway_conf(host, Version::V1_1_0, &["10.1.2.0/24"]), "mtu", 1400);
         add_check_del(host, Version::V1_1_0, &conf, |pod, result| {
@@ -99,6 +100,27 @@ fn bridge_result_lists_bridge_host_end_and_container_end() {
             assert_eq!(host.sh(&format!("cat /proc/sys/net/ipv6/conf/{name}/accept_ra")), "0\n");
         });
     });
+}
+
+/// CHECK right after ADD, again, and after the IPAM plug-in's own.
+#[test]
+fn bridge_add_check_del() {
+    for version in Version::ALL.into_iter().filter(|version| *version >= Version::V0_4_0) {
+        on_new_host(|host| {
+            let conf = with(&gateway_conf(host, version, &["10.1.2.0/24"]), "ipMasq", true);
+            let pod = host.new_pod();
+            let result = host.call(&Bridge, "ADD", &pod, &conf).expect("ADD");
+            let after = after(&conf, version, &result);
+            host.call(&Bridge, "CHECK", &pod, &after).expect("CHECK");
+            host.call(&HostLocal, "CHECK", &pod, &after).expect("the IPAM plug-in's CHECK");
+            host.call(&Bridge, "CHECK", &pod, &after).expect("CHECK again");
+            let without = with(&after, "prevResult", Value::Null);
+            let error = host.call(&Bridge, "CHECK", &pod, &without).expect_err("no prevResult");
+            assert_eq!(error["msg"], "bridge: prevResult: CHECK needs it");
+            host.call(&Bridge, "DEL", &pod, &after).expect("DEL");
+            host.call(&Bridge, "CHECK", &pod, &after).expect_err("CHECK after DEL");
+        });
+    }
 }
 
 #[test]

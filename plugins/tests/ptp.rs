@@ -103,7 +103,7 @@ fn masquerades(host: &Host, backend: Value, lists: &str, shows: &str) {
 }
 
 #[test]
-fn ptp_nftables_backend() {
+fn ptp_masq_nftables_backend() {
     on_new_host(|host| masquerades(host, json!("nftables"), "nft list ruleset", "masquerade"));
     on_new_host(|host| masquerades(host, Value::Null, "nft list ruleset", "masquerade"));
 }

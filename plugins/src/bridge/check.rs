@@ -165,10 +165,8 @@ fn check_gateway(
         }
     };
     let present = addr::list(host, Some(holder.id.index)).map_err(kernel_error)?;
-    let own = prev.ips.iter().filter(|ip| {
-        prev.interface_of(ip).is_none_or(|i| i.is_some_and(|interface| interface.name == container.id.name))
-    });
-    for wanted in own.filter_map(add::gateway_address) {
+    let own = configure::own_ips(prev, &container.id.name);
+    for wanted in own.iter().filter_map(add::gateway_address) {
         if !present.iter().any(|a| a.ip == wanted) {
             return drift(format!("{} has lost the gateway address {wanted}", holder.id));
         }
@@ -188,9 +186,10 @@ fn check_rules(
     }
     let owner = Owner::new(&call.conf.name, &call.attachment);
     let mut netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error)?;
-    if conf.ip_masq && !prev.ips.is_empty() {
+    let own = configure::own_ips(prev, &container.id.name);
+    if conf.ip_masq && !own.is_empty() {
         let backend = conf.ip_masq_backend.decide(&mut netfilter);
-        masquerade::check(&mut netfilter, &owner, &prev.ips, backend)?;
+        masquerade::check(&mut netfilter, &owner, &own, backend)?;
     }
     match &container.mac {
         Some(mac) if conf.spoof_check => {

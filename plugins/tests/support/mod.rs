@@ -10,6 +10,7 @@
 //! The test's thread is the host: what it opens, and every program it runs, is in the host's namespace.
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses part of it")]
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use cni::dispatch::{self, Env};
 use cni::{Plugin, Version};
 use kernel::Netns;
 use kernel::addr::{self, Address};
-use kernel::link::{self, Link, LinkId, Switch};
+use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
 use kernel::netlink::{Protocol, Socket};
 use serde_json::{Value, json};
 
@@ -105,12 +106,15 @@ impl Host {
 
     /// Whether `ip` answers the host.
     pub fn reaches(&self, ip: &str) -> bool {
-        self.netns.run(|| answers(ip)).expect("enter the host")
+        self.netns.run(|| answer(ip, Duration::from_secs(5))).expect("enter the host") == Answer::Refusal
     }
 
-    /// What a pod may not leave behind: links, routes, rules.
+    /// What a pod may not leave behind: links, routes, rules. Carrier states follow at the kernel's leisure and are
+    /// left out.
     pub fn footprint(&self) -> String {
-        self.sh("ip -o link | sed 's/^[0-9]*: //'; ip route show table all; ip -6 route show table all; nft list ruleset")
+        let links = "ip -o link | cut -d' ' -f2";
+        let routes = "(ip route show table all; ip -6 route show table all) | sed 's/ linkdown//' | sort -u";
+        self.sh(&format!("{links}; {routes}; nft list ruleset"))
     }
 
     /// Runs a program in the host's namespace and returns its stdout.
@@ -195,7 +199,12 @@ impl Pod {
 
     /// Whether `ip` answers the pod: it refuses a connection to a port where nobody listens.
     pub fn reaches(&self, ip: &str) -> bool {
-        self.netns.run(|| answers(ip)).expect("enter the pod")
+        self.netns.run(|| answer(ip, Duration::from_secs(5))).expect("enter the pod") == Answer::Refusal
+    }
+
+    /// Whether `ip` does not answer the pod within half a second.
+    pub fn is_ignored_by(&self, ip: &str) -> bool {
+        self.netns.run(|| answer(ip, Duration::from_millis(500))).expect("enter the pod") == Answer::None
     }
 
     /// Runs a program in the pod and returns its stdout.
@@ -209,10 +218,19 @@ impl Pod {
     }
 }
 
-fn answers(ip: &str) -> bool {
+#[derive(PartialEq, Eq)]
+enum Answer {
+    Refusal,
+    None,
+}
+
+fn answer(ip: &str, patience: Duration) -> Answer {
     let to = SocketAddr::new(ip.parse().expect("an address"), 9);
-    let answer = TcpStream::connect_timeout(&to, Duration::from_secs(3));
-    answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    match TcpStream::connect_timeout(&to, patience) {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => Answer::Refusal,
+        Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable) => Answer::None,
+        other => panic!("{ip} answered {other:?}"),
+    }
 }
 
 /// The addresses that a result of any version reports.
@@ -238,4 +256,17 @@ pub fn leases(host: &Host) -> Vec<String> {
 /// How many veth links the host has.
 pub fn veths(host: &Host) -> usize {
     host.links().iter().filter(|l| l.kind == "veth").count()
+}
+
+/// Whether this kernel was built with VLAN filtering for bridges.
+pub fn kernel_filters_vlans() -> bool {
+    in_new_netns(|_| {
+        let mut socket = Socket::open(Protocol::Route).expect("a netlink socket");
+        let probe = NewEnd { name: "probe0", ..NewEnd::default() };
+        match socket.apply(&[link::create(&probe, &Kind::Bridge { vlan_filtering: true })]) {
+            Ok(()) => true,
+            Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::EOPNOTSUPP) => false,
+            Err(error) => panic!("{error}"),
+        }
+    })
 }
