@@ -36,10 +36,7 @@ impl Snapshot {
     pub fn of(node: &Space) -> Snapshot {
         let mut sections: Vec<(String, String)> = COMMANDS
             .iter()
-            .map(|command| {
-                let text = node.sh(command);
-                (command.to_string(), normalise(command, &text))
-            })
+            .map(|command| (command.to_string(), normalise(command, &node.sh(command))))
             .collect();
         sections.push(("sysctl net".into(), node.run(|| sysctls(Path::new("/proc/sys/net")))));
         for directory in DIRECTORIES {
@@ -53,8 +50,10 @@ impl Snapshot {
     pub fn quick(node: &Space) -> Snapshot {
         let commands =
             ["nft -s list ruleset", "ip -d link", "ip -o addr", "ip route show table all", "tc qdisc"];
-        let mut sections: Vec<(String, String)> =
-            commands.iter().map(|command| (command.to_string(), node.sh(command))).collect();
+        let mut sections: Vec<(String, String)> = commands
+            .iter()
+            .map(|command| (command.to_string(), normalise(command, &node.sh(command))))
+            .collect();
         for directory in DIRECTORIES {
             sections.push((format!("find {directory}"), node.run(|| files(Path::new(directory)))));
         }
@@ -87,12 +86,23 @@ impl Snapshot {
     }
 }
 
+/// Takes out what changes by itself: the time of day with which iptables-save stamps its output, and the seconds left
+/// on a bridge's timers.
 fn normalise(command: &str, text: &str) -> String {
-    let kept = text.lines().filter(|line| {
-        // iptables-save stamps its output with the time of day.
-        !(command.contains("-save") && line.starts_with('#'))
-    });
-    kept.flat_map(|line| [line, "\n"]).collect()
+    let mut kept = String::new();
+    for line in text.lines() {
+        if command.contains("-save") && line.starts_with('#') {
+            continue;
+        }
+        let mut is_after_timer = false;
+        for word in line.split(' ') {
+            kept.push_str(if is_after_timer && !word.is_empty() { "*" } else { word });
+            kept.push(' ');
+            is_after_timer = word.ends_with("_timer") || (is_after_timer && word.is_empty());
+        }
+        kept.push('\n');
+    }
+    kept
 }
 
 /// Every readable sysctl below net but the count of conntrack entries.

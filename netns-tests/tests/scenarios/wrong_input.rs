@@ -33,6 +33,11 @@ fn a_portmap() -> Value {
         "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
     })
 }
+fn a_portmap_on_nftables() -> Value {
+    let mut plugin = a_portmap();
+    plugin["backend"] = json!("nftables");
+    plugin
+}
 fn a_bandwidth() -> Value {
     json!({"type": "bandwidth", "ingressRate": 1_000_000, "ingressBurst": 1_000_000})
 }
@@ -43,7 +48,7 @@ fn a_firewall() -> Value {
     json!({"type": "firewall"})
 }
 
-const CONFIG: &[u64] = &[2, 6, 7, 999];
+const CONFIG: &[u64] = &[2, 5, 6, 7, 999];
 
 macro_rules! rows {
     ($($plugin:ident $pointer:literal = $wrong:tt => $($word:literal)*;)*) => {
@@ -75,7 +80,7 @@ fn wrong_keys() -> Vec<Row> {
         a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/33"}]] => "10.1.0.0/33";
         a_bridge "/ipam/ranges" = [[{"subnet": "elephant"}]] => "elephant";
         a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]] => "fd00::/64";
-        a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/16"}]] => "10.1.0.0";
+        a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/16"}]] => "10.1.0.1";
         a_bridge "/ipam/ranges" = [[]] => "range";
         a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/24", "rangeStart": "10.9.0.1"}]] => "10.9.0.1";
         a_bridge "/ipam/ranges" = [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.3"}]] => "10.1.0.9";
@@ -95,7 +100,7 @@ fn wrong_keys() -> Vec<Row> {
         a_portmap "/runtimeConfig/portMappings/0/hostIP" = "here" => "hostIP" "here";
         a_portmap "/backend" = "ebpf" => "backend" "ebpf";
         a_portmap "/markMasqBit" = 32 => "markMasqBit" "32";
-        a_portmap "/conditionsV4" = ["-s", "10.0.0.1"] => "conditionsV4";
+        a_portmap_on_nftables "/conditionsV4" = ["-s", "10.0.0.1"] => "conditionsV4";
         a_bandwidth "/ingressBurst" = 0 => "ingressBurst";
         a_bandwidth "/ingressBurst" = 34359738360_u64 => "ingressBurst" "34359738360";
         a_bandwidth "/ingressRate" = "fast" => "ingressRate";
