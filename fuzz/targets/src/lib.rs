@@ -10,15 +10,16 @@ use cni::list::{NetworkList, PluginConf};
 use cni::runtime::cache;
 use cni::{NetConf, Version, args as cni_args, dispatch, exec, json, result as results};
 use null::Null;
-pub use owned::{plugin, state};
+pub use owned::{condition, plugin, state};
 
 /// One target: the name of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("args", args),
     ("cache", cache),
+    ("condition", condition),
     ("config", config),
     ("plugin", plugin),
     ("result", result),

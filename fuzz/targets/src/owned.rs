@@ -3,12 +3,17 @@
 use std::net::IpAddr;
 
 use cni::{NetConf, Plugin, dispatch};
+use kernel::nft::Rule;
+use plugins::bandwidth::config::Config as BandwidthConf;
+use plugins::bandwidth::shape::{bucket, is_bucket_for};
 use plugins::bridge::conf::Conf as BridgeConf;
 use plugins::host_local::allocate::{Leases, Occupancy, plan};
 use plugins::host_local::config::Config as HostLocalConf;
 use plugins::host_local::index::Table;
 use plugins::host_local::lease::Holder;
 use plugins::host_local::resolv;
+use plugins::portmap::conditions;
+use plugins::portmap::config::{Config as PortmapConf, PodAddresses};
 use plugins::static_ipam::Static;
 
 /// CNI_ARGS with every key that some plug-in knows.
@@ -30,6 +35,13 @@ pub fn plugin(bytes: &[u8]) {
         let Ok(conf) = NetConf::parse(bytes) else { continue };
         let _ = BridgeConf::parse(&conf, args);
         let _ = BridgeConf::parse_for_del(&conf);
+        if let Ok(conf) = BandwidthConf::parse(&conf) {
+            shape(&conf);
+        }
+        if let (Ok(_), Some(prev)) = (PortmapConf::parse(&conf), &conf.prev_result) {
+            let ifname = cni::IfName::parse("eth0").expect("a good name");
+            let _ = PodAddresses::of(prev, &ifname).iter().count();
+        }
         let _ = HostLocalConf::parse_data_dir(&conf);
         if let Ok(conf) = HostLocalConf::parse(&conf, args) {
             allocate(&conf);
@@ -47,6 +59,16 @@ fn allocate(conf: &HostLocalConf) {
     }
 }
 
+/// A bucket made for a limit is recognised as such.
+fn shape(conf: &BandwidthConf) {
+    for limit in [conf.ingress, conf.egress].into_iter().flatten() {
+        for mtu in [68, 1500, 65535] {
+            let tbf = bucket(&limit, mtu, &conf.shaping);
+            assert!(is_bucket_for(&tbf, &limit, mtu, &conf.shaping));
+        }
+    }
+}
+
 struct Empty;
 
 impl Leases for Empty {
@@ -58,6 +80,19 @@ impl Leases for Empty {
     }
     fn last_reserved(&self, _: usize) -> Option<IpAddr> {
         None
+    }
+}
+
+/// Conditions of port mappings, in nftables' words.
+pub fn condition(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for v4 in [true, false] {
+        if let Ok(condition) = conditions::parse(&text, v4) {
+            let again =
+                conditions::parse(condition.text(), v4).expect("what is understood can be said again");
+            assert_eq!(again.text(), condition.text());
+            let _ = condition.add_to(Rule::new(), "x");
+        }
     }
 }
 

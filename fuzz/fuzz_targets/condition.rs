@@ -1,0 +1,4 @@
+//! `targets::condition` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::condition(bytes));
