@@ -27,13 +27,10 @@ pub fn path(key: &str) -> PathBuf {
 pub fn read(key: &str) -> Result<String> {
     let failed = |e| Error::io(format!("read sysctl {key}"), e);
     let mut file = fs::File::open(path(key)).map_err(failed)?;
-    // One read gives the whole value; few are longer than this.
-    let mut buffer = [0; 128];
-    let first = io::Read::read(&mut file, &mut buffer).map_err(failed)?;
-    let mut value = buffer[..first].to_vec();
-    if first == buffer.len() {
-        io::Read::read_to_end(&mut file, &mut value).map_err(failed)?;
-    }
+    // Some keys (bitmaps such as ip_local_reserved_ports) give all that fits at once, and then nothing more.
+    let mut value = vec![0; 64 * 1024];
+    let length = io::Read::read(&mut file, &mut value).map_err(failed)?;
+    value.truncate(length);
     Ok(String::from_utf8_lossy(&value).trim().to_owned())
 }
 

@@ -11,7 +11,7 @@ use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
 use kernel::netlink::monitor::{GROUP_IPV6_ADDR, GROUP_LINK};
 use kernel::netlink::{Monitor, Reply, Socket};
 use kernel::rule::{self, Rule};
-use kernel::{Mac, neigh, route, tc};
+use kernel::{Mac, neigh, route, sysctl, tc};
 use support::{in_new_netns, new_netns, socket, socket_in};
 
 fn end(name: &str) -> NewEnd<'_> {
@@ -332,5 +332,23 @@ fn traffic_is_limited_and_redirected() {
         let seen = tc::qdiscs(&mut s, link0.index).expect("list");
         assert!(seen.iter().any(|q| q.kind == "clsact" && q.is_ingress()), "{seen:?}");
         assert!(s.apply(&[tc::add_ingress(&link0)]).expect_err("one hook only").is_present());
+    });
+}
+
+#[test]
+fn forward_write_of_a_value_that_is_there_is_not_made() {
+    in_new_netns(|| {
+        let key = "net/ipv4/ip_forward";
+        sysctl::write(key, "0").expect("write");
+        assert!(sysctl::ensure(key, "1").expect("ensure"), "written");
+        assert!(!sysctl::ensure(key, "1").expect("ensure"), "not written again");
+        assert_eq!(sysctl::read(key).expect("read"), "1");
+        let unknown = "net/ipv4/no_such_key";
+        assert!(!sysctl::ensure_if_known(unknown, "1").expect("absence is fine"));
+        assert!(sysctl::ensure(unknown, "1").expect_err("absence is an error").is_absent());
+        let long = "net/ipv4/ip_local_reserved_ports";
+        let ports: Vec<String> = (0..100).map(|n| (10_000 + 2 * n).to_string()).collect();
+        sysctl::write(long, &ports.join(",")).expect("write");
+        assert_eq!(sysctl::read(long).expect("a long value"), ports.join(","));
     });
 }

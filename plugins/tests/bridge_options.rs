@@ -195,6 +195,11 @@ fn bridge_masq_backend_default_and_nftables() {
 }
 
 #[test]
+fn bridge_masq_backend_iptables() {
+    masquerades(&json!("iptables"), "iptables -t nat -S; ip6tables -t nat -S", "-j MASQUERADE");
+}
+
+#[test]
 fn bridge_spoof_rules_come_and_go() {
     in_every_version(|host, version| {
         let (pod, conf) = (host.new_pod(), at(&conf(host, json!({ "macspoofchk": true })), version));

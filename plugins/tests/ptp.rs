@@ -109,6 +109,16 @@ fn ptp_masq_nftables_backend() {
 }
 
 #[test]
+fn ptp_masq_iptables_backend() {
+    on_new_host(|host| {
+        // The tables themselves are iptables' own, and stay.
+        host.sh("for i in iptables ip6tables; do $i -t nat -I POSTROUTING; $i -t nat -D POSTROUTING 1; done");
+        let lists = "iptables -t nat -S; ip6tables -t nat -S";
+        masquerades(host, json!("iptables"), lists, "-j MASQUERADE");
+    });
+}
+
+#[test]
 fn ptp_del_unconfigured_and_del_without_pod_or_prev_result() {
     for version in Version::ALL {
         on_new_host(|host| {
