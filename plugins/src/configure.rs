@@ -85,6 +85,13 @@ fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()>
     Ok(())
 }
 
+/// No duplicate address detection on a link of the host whose hardware address we made ourselves. Until a gateway's
+/// link-local address is settled the kernel asks for no neighbour in the name of others, so for a second or two
+/// nothing forwarded over IPv6 would reach a fresh pod. Where IPv6 is off there is nothing to switch.
+pub fn trust_own_addresses(link: &str) {
+    let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
+}
+
 /// Gives the interface its addresses and routes, and sets it up, in one pipelined go; then waits for duplicate
 /// address detection where that is on.
 ///

@@ -109,6 +109,7 @@ fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     configure::enable_forwarding(v4, v6)?;
     // A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.
     let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{}/accept_ra", host_end.id.name), "0");
+    configure::trust_own_addresses(&host_end.id.name);
 
     let mut inside = configure::enter(&pod, ifname.as_str(), Duplicates::Trusted, v6)?;
     let sandbox = call.netns.to_string_lossy();

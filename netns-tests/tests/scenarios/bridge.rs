@@ -254,6 +254,17 @@ fn masquerade_story(node: &Node, network: &Network) {
 }
 
 on_bowline! {
+    /// What comes from outside reaches a fresh pod at once over IPv6 too: no address on its way is on probation.
+    fn ipv6_is_forwarded_at_once(node, subject) {
+        let network = Network::new(subject, list("pods", json!([bridge(&DUAL, json!({}))])));
+        let pod = node.pod("a");
+        let on_a = network.add(node, &pod, Request::default()).unwrap();
+        assert_eq!(node.sh("ip -6 addr show dev cni0 tentative"), "");
+        assert_eq!(pod.sh("ip -6 addr show tentative"), "");
+        on_a.del(node).unwrap();
+        node.delete_bridge("cni0");
+    }
+
     /// resolv.conf as host-local reads it reaches the result.
     fn add_del_resolv_conf(node, subject) {
         node.write("/etc/pod-resolv.conf", "nameserver 10.9.9.9\nsearch one two\noptions ndots:3\n");

@@ -80,6 +80,16 @@ on_both! {
 }
 
 on_bowline! {
+    /// What comes from outside reaches a fresh pod at once over IPv6 too: no address on its way is on probation.
+    fn ipv6_is_forwarded_at_once(node, subject) {
+        let network = Network::new(subject, list("routed", json!([ptp(&DUAL, json!({}))])));
+        let pod = node.pod("a");
+        let on_a = network.add(node, &pod, Request::default()).unwrap();
+        assert_eq!(node.sh("ip -6 addr show tentative"), "");
+        assert_eq!(pod.sh("ip -6 addr show tentative"), "");
+        on_a.del(node).unwrap();
+    }
+
     /// An empty list of name servers is a choice too.
     fn dns_empty_list(node, subject) {
         node.write("/etc/pod-resolv.conf", "nameserver 10.9.9.9\n");

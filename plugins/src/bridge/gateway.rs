@@ -18,7 +18,7 @@ use kernel::sysctl;
 
 use super::conf::Conf;
 use super::link::keep_router_advertisements_out;
-use crate::{kernel_error, veth};
+use crate::{configure, kernel_error, veth};
 
 /// Name of the gateway's own link for a VLAN.
 pub fn port_name(bridge: &str, vlan: u16) -> String {
@@ -63,6 +63,7 @@ fn make_vlan_port(host: &mut Socket, conf: &Conf, bridge: &LinkId, vlan: u16) ->
     ops.push(bridge::add_vlans(&port.id, VlanSide::Port, VlanRange::one(vlan), access));
     let gateway = existing(host, &name)?;
     keep_router_advertisements_out(&name);
+    configure::trust_own_addresses(&name);
     ops.push(link::set_up(&gateway.id, link::Switch::On));
     host.apply(&ops).map_err(kernel_error)?;
     undo.commit();

@@ -10,7 +10,7 @@ use kernel::netlink::{Monitor, Op, Socket};
 use kernel::{random, sysctl};
 
 use super::conf::{Conf, ranges};
-use crate::kernel_error;
+use crate::{configure, kernel_error};
 
 /// How long a port may take to come up: the sum of the reference's waits.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
@@ -49,6 +49,7 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
     // Another ADD may have been faster: then theirs is used.
     host.apply(&[link::create(&new, &kind).or_present()]).map_err(kernel_error)?;
     keep_router_advertisements_out(&conf.bridge);
+    configure::trust_own_addresses(&conf.bridge);
     let made = link::find(host, &conf.bridge).map_err(kernel_error)?;
     made.ok_or_else(|| Error::internal(format!("{} vanished once made", conf.bridge)))
 }
