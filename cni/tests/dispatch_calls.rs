@@ -119,3 +119,21 @@ fn gc_valid_attachments_absent_empty_and_listed() {
         assert_eq!(seen, None, "a list that cannot be trusted removes nothing");
     }
 }
+
+#[test]
+fn legacy_old_runtime_is_served() {
+    // From before chaining: no version, no CNI_ARGS, nothing kept between ADD and DEL.
+    let conf = r#"{"name":"net","type":"fake","ipam":{"type":"host-local"}}"#;
+    let plugin = Fake::new();
+    let bare = [("CNI_ARGS", "")];
+    let outcome = serve(&plugin, &env("ADD", &bare), conf);
+    served(&outcome);
+    assert_eq!(object(&outcome), json!({"cniVersion":"0.1.0","ip4":{"ip":"10.1.0.2/24"},"dns":{}}));
+    served(&serve(&plugin, &env("DEL", &[("CNI_ARGS", ""), ("CNI_NETNS", "")]), conf));
+    assert_eq!(plugin.calls(), ["ADD /netns/pod", "DEL -"]);
+    // From before CHECK: `prevResult` on ADD only.
+    let chained = json!({"cniVersion":"0.3.1","name":"net","prevResult":{"ips":[{"version":"4","address":"10.1.0.9/24"}]}});
+    served(&serve(&plugin, &env("ADD", &bare), &chained.to_string()));
+    assert!(plugin.prev.lock().unwrap().is_some());
+    served(&serve(&plugin, &env("DEL", &bare), r#"{"cniVersion":"0.3.1","name":"net"}"#));
+}
