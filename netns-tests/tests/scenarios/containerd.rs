@@ -67,6 +67,16 @@ fn address(node: &Node, name: &str) -> Ipv4Addr {
     })
 }
 
+/// What libcni keeps is byte for byte what our runtime side keeps of the same attachment, so either finds the other's.
+fn our_cache_entry_equals(text: &str) {
+    let theirs = cni::runtime::cache::parse_file(text.as_bytes()).expect("an entry of libcni is read");
+    let list = cni::list::NetworkList::parse(&theirs.config, None).expect("the list it was made with");
+    let directory = tempfile::tempdir().expect("room for our entry");
+    let ours = cni::runtime::cache::Cache::new(directory.path());
+    ours.store(&list, &theirs.args, &theirs.result.expect("a result")).expect("our entry is written");
+    assert_eq!(std::fs::read_to_string(ours.file(&list.name, &theirs.args)).expect("our entry"), text);
+}
+
 on_both! {
     /// A container gets an address, reaches its gateway and a second container; when both have ended no trace is left.
     fn containers_reach_each_other(node, subject) {
@@ -78,6 +88,7 @@ on_both! {
         let mut server = containerd.run(node, "server", &["httpd", "-f", "-p", "80", "-h", "/www"]);
         let address = address(node, "server");
         assert_eq!(address, Ipv4Addr::new(10, 77, 0, 2));
+        our_cache_entry_equals(&node.read("/var/lib/cni/results/bridge-lab-server-eth0"));
         until("the server to answer the node", || {
             node.try_sh(&format!("busybox wget -q -O - http://{address}/hello")).ok()
         });
