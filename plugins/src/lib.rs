@@ -24,6 +24,7 @@ pub mod ptp;
 pub mod spoof;
 pub mod static_ipam;
 pub mod tagged;
+pub mod tuning;
 pub mod undo;
 pub mod veth;
 
@@ -38,6 +39,7 @@ pub static TABLE: &[&dyn cni::Plugin] = &[
     &portmap::Portmap,
     &ptp::Ptp,
     &static_ipam::Static,
+    &tuning::Tuning,
 ];
 
 /// The plug-in with this exact name.
