@@ -149,15 +149,18 @@ impl Service<'_> {
         self.plugin.check(&self.call(envelope, version, prev, self.netns())?)
     }
 
-    /// A `prevResult` that cannot be read is as good as none: refusing it would pin the container for ever.
+    /// A `prevResult` that cannot be read is as good as none: refusing it would pin the container for ever. A
+    /// namespace that is our own (a process ID that the host took over, say) is not the pod's: it is refused, but
+    /// what the attachment holds elsewhere is freed first.
     fn del(&self, envelope: Envelope, version: Version, aside: &mut Aside) -> Result<()> {
         let prev = envelope.prev_result(version).unwrap_or_else(|e| {
             aside.notes.push_str(&format!("{}: DEL goes on without prevResult: {e}\n", self.plugin.name()));
             None
         });
-        self.refuse_own_netns()?;
-        let netns = Some(self.netns()).filter(|path| !path.as_os_str().is_empty());
-        self.plugin.del(&self.call(envelope, version, prev, netns)?)
+        let refused = self.refuse_own_netns();
+        let netns = Some(self.netns()).filter(|path| refused.is_ok() && !path.as_os_str().is_empty());
+        let done = self.plugin.del(&self.call(envelope, version, prev, netns)?);
+        refused.and(done)
     }
 
     fn gc(&self, envelope: Envelope, version: Version) -> Result<()> {
@@ -188,7 +191,7 @@ impl Service<'_> {
         PathBuf::from(self.env.text("CNI_NETNS"))
     }
 
-    /// Before the work, so that a refused ADD has changed nothing.
+    /// On ADD before the work, so that nothing has changed.
     fn refuse_own_netns(&self) -> Result<()> {
         let netns = self.netns();
         if self.env.may_share_netns() || netns.as_os_str().is_empty() || !(self.is_own_netns)(&netns) {
