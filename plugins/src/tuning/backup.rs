@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cni::{Attachment, Code, Error, Result};
 use kernel::Mac;
+use kernel::file;
 use kernel::link::{self, Link, LinkId, Switch};
 use kernel::netlink::Op;
 use serde_json::{Map, Value};
@@ -120,22 +121,38 @@ impl Backup {
     /// Code 5, naming the file.
     pub fn write(&self, originals: &Attributes, owner: &Owner) -> Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        let unfinished = self.path.with_extension("unfinished");
         let text = originals.to_json(&owner.comment()).to_string();
-        let written = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .and_then(|()| {
-                let mut options = OpenOptions::new();
-                options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)
-            })
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| std::fs::rename(&unfinished, &self.path));
-        written.map_err(|e| {
-            let _ = std::fs::remove_file(&unfinished);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.and_then(|()| self.publish(dir, text.as_bytes())).map_err(|e| {
             Error::new(Code::IO, format!("tuning: remember the interface in {}: {e}", self.path.display()))
         })
+    }
+
+    /// Without a name until it is whole, so that whoever finds a file after a crash can read whose it is.
+    fn publish(&self, dir: &Path, text: &[u8]) -> io::Result<()> {
+        let unfinished = self.unfinished();
+        let _ = std::fs::remove_file(&unfinished);
+        match file::unnamed_in(dir, 0o600) {
+            Ok(mut unnamed) => {
+                unnamed.write_all(text)?;
+                match file::link(&unnamed, &self.path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    done => return done,
+                }
+                file::link(&unnamed, &unfinished)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let mut options = OpenOptions::new();
+                let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
+                file.write_all(text)?;
+            }
+            Err(error) => return Err(error),
+        }
+        std::fs::rename(&unfinished, &self.path)
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.path.with_extension("unfinished")
     }
 
     /// The originals, as far as they can be read.
@@ -155,7 +172,7 @@ impl Backup {
     /// # Errors
     /// Code 5, naming the file.
     pub fn remove(&self) -> Result<()> {
-        remove(&self.path.with_extension("unfinished"))?;
+        remove(&self.unfinished())?;
         remove(&self.path)
     }
 }
@@ -192,7 +209,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 fn read_json(path: &Path) -> Option<Value> {
-    let file = kernel::file::open_regular(path).ok()?;
+    let file = file::open_regular(path).ok()?;
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, LONGEST), &mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
