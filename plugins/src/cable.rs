@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, IpConfig, Result};
+use cni::{AddResult, Attachment, Call, IpConfig, Result};
 use kernel::link::{self, Link};
 use kernel::netlink::{Protocol, Socket, delete_link_early};
 use kernel::{Mac, Netns, addr};
 
+use crate::error::gather;
+use crate::owner::{Keep, Owner};
 use crate::{configure, kernel_error};
 
 /// What is left of the cable.
@@ -23,7 +25,7 @@ pub struct Cable {
 }
 
 impl Cable {
-    /// Looks into the pod; else to the host, for what prevResult names.
+    /// Looks into the pod; else to the host, for what prevResult names; else for what carries the owner in its alias.
     ///
     /// # Errors
     /// The kernel's refusal to list.
@@ -35,6 +37,10 @@ impl Cable {
         }
         if let Some(prev) = &call.conf.prev_result {
             cable.recall(&mut host, prev, call.attachment.ifname.as_str())?;
+        }
+        if cable.host.is_none() && cable.container.is_none() {
+            let owner = Owner::new(&call.conf.name, &call.attachment);
+            cable.host = labelled(&mut host, |alias| owner.owns(alias))?.into_iter().next();
         }
         Ok(cable)
     }
@@ -96,4 +102,23 @@ impl Cable {
         };
         delete_link_early(netns, link.id.index, &link.id.name).map_err(kernel_error)
     }
+}
+
+/// The host ends whose alias says that they are `wanted`. Looks at every link.
+fn labelled(host: &mut Socket, wanted: impl Fn(&str) -> bool) -> Result<Vec<Link>> {
+    let mut links = link::list(host).map_err(kernel_error)?;
+    links.retain(|link| link.kind == "veth" && link.peer_netns.is_some() && wanted(&link.alias));
+    Ok(links)
+}
+
+/// Deletes the cables of `network` that belong to none of the `valid` attachments.
+///
+/// # Errors
+/// The first with the others as details, after everything was tried.
+pub fn gc(network: &str, valid: &[Attachment]) -> Result<()> {
+    let keep = Keep::new(network, valid);
+    let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
+    let stale = labelled(&mut host, |alias| keep.is_stale(alias))?;
+    let delete = |link: &Link| delete_link_early(None, link.id.index, &link.id.name).map_err(kernel_error);
+    gather(stale.iter().map(delete))
 }

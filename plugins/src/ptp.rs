@@ -17,8 +17,8 @@ use kernel::{Mac, route, sysctl};
 use serde::Deserialize;
 
 use crate::backend::Choice;
-use crate::bridge::{nf_tables_usable, parse_mtu};
-use crate::cable::Cable;
+use crate::bridge::{masquerade_usable, parse_mtu};
+use crate::cable::{self, Cable};
 use crate::configure::{self, Duplicates, Subnet};
 use crate::error::gather;
 use crate::owner::Owner;
@@ -86,13 +86,13 @@ impl Plugin for Ptp {
         let netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error);
         let rules =
             netfilter.and_then(|mut netfilter| masquerade::gc(&mut netfilter, &call.conf.name, valid));
-        gather([leases, rules])
+        gather([leases, cable::gc(&call.conf.name, valid), rules])
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
         let conf = Conf::parse(&call.conf)?;
         ipam::status(call)?;
-        if conf.ip_masq && conf.backend == Choice::Nftables { nf_tables_usable() } else { Ok(()) }
+        if conf.ip_masq { masquerade_usable(conf.backend) } else { Ok(()) }
     }
 }
 
@@ -115,7 +115,7 @@ fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let sandbox = call.netns.to_string_lossy();
     result.interfaces = vec![veth::describe(&host_end, ""), veth::describe(&inside.link, &sandbox)];
     configure::apply(&mut inside, &result, Subnet::BehindGateway)?;
-    serve_as_gateway(&mut host, &host_end, &result.ips)?;
+    serve_as_gateway(&mut host, &host_end, &owner(call), &result.ips)?;
     let undo_rules = undo_rules(call, &conf, &result.ips);
     if conf.ip_masq {
         let mut netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error)?;
@@ -160,9 +160,9 @@ fn undo_rules(call: &Call<PathBuf>, conf: &Conf, ips: &[IpConfig]) -> Undo<impl 
 }
 
 /// The gateway's addresses on the host end, and a route to each of the pod's.
-fn serve_as_gateway(host: &mut Socket, host_end: &Link, ips: &[IpConfig]) -> Result<()> {
+fn serve_as_gateway(host: &mut Socket, host_end: &Link, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
     let id = &host_end.id;
-    let mut ops = Vec::new();
+    let mut ops = vec![veth::label(id, owner)];
     for ip in ips {
         if let Some(gateway) = ip.gateway {
             ops.push(addr::add(id, gateway.into(), Dad::Skip).or_present());

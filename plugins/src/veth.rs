@@ -4,10 +4,12 @@ use std::os::fd::AsFd;
 
 use cni::{Error, IfName, Interface, Result};
 use kernel::link::{self, Kind, Link, LinkId, NewEnd};
-use kernel::netlink::{Protocol, Socket, delete_link_early};
+use kernel::netlink::{Op, Protocol, Socket, delete_link_early};
 use kernel::{Mac, Netns};
 
-use crate::{kernel_error, undo::Undo};
+use crate::kernel_error;
+use crate::owner::Owner;
+use crate::undo::Undo;
 
 /// A random name that clashes is tried again this often.
 const TRIES: usize = 10;
@@ -87,6 +89,11 @@ pub fn undo(host_end: &LinkId) -> Undo<impl FnOnce() + use<>> {
         // The ADD has failed with an error of its own; DEL will try again.
         let _ = delete_link_early(None, index, &name);
     })
+}
+
+/// Writes the owner into the alias of the end on the host, for people and for garbage collection.
+pub fn label(host_end: &LinkId, owner: &Owner) -> Op {
+    link::set_alias(host_end, &owner.comment())
 }
 
 /// What the result says about a link; `sandbox` is the pod's path, empty for the host.

@@ -124,11 +124,6 @@ fn del_matrix_of_bridge() {
                     assert_eq!(leases(host), Vec::<String>::new(), "{netns}");
                     assert!(!host.sh("nft list ruleset").contains("bowline"), "{netns}");
                 }
-                if netns != "pod" && !has_prev {
-                    // Nothing says which link it was; it goes with the pod.
-                    assert_eq!(veths(host), 1);
-                    host.call(&Bridge, "DEL", &pod, &conf).expect("DEL");
-                }
                 assert_eq!(host.footprint(), before, "{netns} {has_prev}");
             });
         }
@@ -170,6 +165,7 @@ fn gc_matrix_of_bridge() {
         for _ in 0..2 {
             host.call(&Bridge, "GC", &stays, &request).expect("GC");
             assert_eq!(leases(host), ["10.1.2.2", "2001:db8:1::2"]);
+            assert_eq!((goes.link("eth0"), veths(host)), (None, 2));
             let rules = host.sh("nft list ruleset");
             assert!(!rules.contains("10.1.2.3") && !rules.contains(&goes.id), "{rules}");
             assert!(rules.contains("10.1.2.2") && rules.contains("10.1.9.2"), "{rules}");

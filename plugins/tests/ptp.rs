@@ -136,10 +136,6 @@ fn ptp_del_unconfigured_and_del_without_pod_or_prev_result() {
                 let after = after(&conf, version, &result);
                 host.call_env(&Ptp, &after, &env).expect("DEL without a namespace");
                 assert_eq!(leases(host), Vec::<String>::new());
-                if version < Version::V0_4_0 {
-                    // Nothing says which link it was; it goes with the pod.
-                    host.call(&Ptp, "DEL", &pod, &conf).expect("DEL");
-                }
                 assert_eq!(host.footprint(), before, "{version}: {netns:?}");
             }
         });
@@ -233,6 +229,30 @@ fn ptp_check_negative() {
             host.call(&Ptp, "DEL", &pod, &after).expect("DEL");
         });
     }
+}
+
+#[test]
+fn gc_matrix_of_ptp() {
+    on_new_host(|host| {
+        let conf = conf(host, Version::V1_1_0, &DUAL);
+        let before = host.footprint();
+        let [stays, goes] = [host.new_pod(), host.new_pod()];
+        let result = host.call(&Ptp, "ADD", &stays, &conf).expect("ADD");
+        host.call(&Ptp, "ADD", &goes, &conf).expect("ADD");
+        host.call(&Ptp, "GC", &stays, &conf).expect("GC that does not say what is valid");
+        assert_eq!((leases(host).len(), veths(host)), (4, 2), "removes nothing");
+        let valid = json!([{ "containerID": stays.id, "ifname": "eth0" }]);
+        for _ in 0..2 {
+            let request = with(&conf, "cni.dev/valid-attachments", valid.clone());
+            host.call(&Ptp, "GC", &stays, &request).expect("GC");
+            assert_eq!((leases(host).len(), veths(host)), (2, 1));
+            let after = after(&conf, Version::V1_1_0, &result);
+            host.call(&Ptp, "CHECK", &stays, &after).expect("the valid one is whole");
+        }
+        let nothing = with(&conf, "cni.dev/valid-attachments", json!([]));
+        host.call(&Ptp, "GC", &stays, &nothing).expect("GC of everything");
+        assert_eq!((leases(host), host.footprint()), (vec![], before));
+    });
 }
 
 #[test]

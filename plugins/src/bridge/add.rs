@@ -37,7 +37,8 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     };
     let host_end = veth::create(&mut host, &plan, veth::random_name)?;
     let undo_pair = veth::undo(&host_end.id);
-    let ops = port::port_ops(&mut host, &conf, &host_end.id)?;
+    let mut ops = port::port_ops(&mut host, &conf, &host_end.id)?;
+    ops.push(veth::label(&host_end.id, &Owner::new(&call.conf.name, &call.attachment)));
     host.apply(&ops).map_err(kernel_error)?;
     port::keep_router_advertisements_out(&host_end.id.name);
 
@@ -159,11 +160,8 @@ impl Made<'_> {
                 link
             }
         };
-        for ip in &result.ips {
-            if let Some(address) = gateway_address(ip) {
-                gateway::ensure_address(&mut self.host, self.conf, &link, address)?;
-            }
-        }
+        let addresses: Vec<_> = result.ips.iter().filter_map(gateway_address).collect();
+        gateway::ensure_addresses(&mut self.host, self.conf, &link, &addresses)?;
         let (v4, v6) = configure::families(&result.ips);
         configure::enable_forwarding(v4, v6)
     }

@@ -94,31 +94,36 @@ pub fn remove_unused_vlan_port(host: &mut Socket, bridge: &str, vlan: u16) -> Re
     delete_link_early(None, gateway.id.index, &gateway.id.name).map_err(kernel_error)
 }
 
-/// Gives `link` the gateway's `address`.
+/// Gives `link` the gateway's `addresses`.
 ///
 /// Another IPv4 address, or an IPv6 one whose subnet overlaps, is in the way: it is replaced with `forceAddress`.
 ///
 /// # Errors
 /// An address is in the way.
-pub fn ensure_address(host: &mut Socket, conf: &Conf, link: &Link, address: IpNetwork) -> Result<()> {
+pub fn ensure_addresses(host: &mut Socket, conf: &Conf, link: &Link, addresses: &[IpNetwork]) -> Result<()> {
     let id = &link.id;
-    let present = addr::list(host, Some(id.index)).map_err(kernel_error)?;
-    if present.iter().any(|a| a.ip == address) {
-        return Ok(());
-    }
+    let listed = addr::list(host, Some(id.index)).map_err(kernel_error)?;
+    let mut present: Vec<IpNetwork> = listed.iter().filter(|a| a.is_global()).map(|a| a.ip).collect();
     let mut ops = Vec::new();
-    for other in present.iter().filter(|a| a.is_global() && is_in_the_way(a.ip, address)) {
-        if !conf.force_address {
-            let what = format!("{id} already has address {}, which differs from {address}", other.ip);
+    for wanted in addresses {
+        if present.contains(wanted) {
+            continue;
+        }
+        let (others, kept): (Vec<_>, Vec<_>) =
+            present.iter().partition(|other| is_in_the_way(**other, *wanted));
+        if let Some(other) = others.first().filter(|_| !conf.force_address) {
+            let what = format!("{id} already has address {other}, which differs from {wanted}");
             return Err(Error::internal(what).with_details("forceAddress replaces it"));
         }
-        ops.push(addr::delete(id, other.ip).or_absent());
+        ops.extend(others.iter().map(|other| addr::delete(id, *other).or_absent()));
+        if wanted.is_ipv6() {
+            enable_ipv6(&id.name)?;
+        }
+        ops.push(addr::add(id, *wanted, Dad::Skip).or_present());
+        present = kept;
+        present.push(*wanted);
     }
-    if address.is_ipv6() {
-        enable_ipv6(&id.name)?;
-    }
-    ops.push(addr::add(id, address, Dad::Skip).or_present());
-    if let Some(mac) = link.mac.as_ref().filter(|_| link.kind == "bridge") {
+    if let Some(mac) = link.mac.as_ref().filter(|_| link.kind == "bridge" && !ops.is_empty()) {
         // Set by hand, it stays when ports come and go.
         ops.push(link::set_mac(id, mac));
     }

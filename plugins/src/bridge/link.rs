@@ -7,7 +7,7 @@ use kernel::bridge::{self, PortChange, VlanRange, VlanSide};
 use kernel::link::{self, Kind, Link, LinkId, NewEnd, OperState, Switch};
 use kernel::netlink::monitor::GROUP_LINK;
 use kernel::netlink::{Monitor, Op, Socket};
-use kernel::{random, sysctl};
+use kernel::{Errno, random, sysctl};
 
 use super::conf::{Conf, ranges};
 use crate::{configure, kernel_error};
@@ -47,7 +47,13 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
     let new = NewEnd { name: &conf.bridge, mtu: conf.mtu, mac: Some(&mac), ..NewEnd::default() };
     let kind = Kind::Bridge { vlan_filtering: conf.vlans.filtering() };
     // Another ADD may have been faster: then theirs is used.
-    host.apply(&[link::create(&new, &kind).or_present()]).map_err(kernel_error)?;
+    let created = host.apply(&[link::create(&new, &kind).or_present()]);
+    created.map_err(|e| match e.errno() {
+        Some(Errno(EOPNOTSUPP)) if conf.vlans.filtering() => {
+            kernel_error(e).context("bridge: vlan, vlanTrunk: this kernel's bridges cannot filter VLANs")
+        }
+        _ => kernel_error(e),
+    })?;
     keep_router_advertisements_out(&conf.bridge);
     configure::trust_own_addresses(&conf.bridge);
     let made = link::find(host, &conf.bridge).map_err(kernel_error)?;
@@ -118,7 +124,7 @@ pub fn wait_for_port(host: &mut Socket, port: &LinkId) -> Result<Link> {
                 return Err(Error::internal(format!("bridge port in error state: {port} is {state:?}")));
             }
             // Announcements were lost: look again.
-            Err(error) if error.errno().is_some_and(|e| e.0 == ENOBUFS) => {}
+            Err(error) if error.errno() == Some(Errno(ENOBUFS)) => {}
             Err(error) => return Err(kernel_error(error)),
         }
     }
@@ -126,3 +132,4 @@ pub fn wait_for_port(host: &mut Socket, port: &LinkId) -> Result<Link> {
 
 /// No buffer space: the socket missed announcements.
 const ENOBUFS: i32 = 105;
+const EOPNOTSUPP: i32 = 95;

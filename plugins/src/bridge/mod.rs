@@ -22,7 +22,7 @@ use kernel::nft::{self, Family};
 
 use crate::backend::Choice;
 use crate::error::gather;
-use crate::{ipam, kernel_error, masquerade, spoof};
+use crate::{cable, ipam, kernel_error, masquerade, spoof};
 
 pub use conf::{Conf, Vlans, parse_mtu};
 
@@ -56,7 +56,8 @@ impl Plugin for Bridge {
                 spoof::gc(&mut netfilter, &call.conf.name, valid),
             ])
         });
-        gather([leases, rules, del::remove_unused_gateway(&Conf::parse_for_del(&call.conf))])
+        let cables = cable::gc(&call.conf.name, valid);
+        gather([leases, cables, rules, del::remove_unused_gateway(&Conf::parse_for_del(&call.conf))])
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
@@ -69,18 +70,31 @@ impl Plugin for Bridge {
         if taken.is_some_and(|link| link.kind != "bridge") {
             return Err(not_available(format!("bridge: bridge: `{}` exists and is no bridge", conf.bridge)));
         }
-        let by_nftables = conf.ip_masq && conf.ip_masq_backend == Choice::Nftables;
-        if by_nftables || conf.spoof_check { nf_tables_usable() } else { Ok(()) }
+        if conf.spoof_check {
+            nf_tables_usable()?;
+        }
+        if conf.ip_masq { masquerade_usable(conf.ip_masq_backend) } else { Ok(()) }
+    }
+}
+
+/// STATUS of ipMasq: whether what it programs can be programmed.
+pub(crate) fn masquerade_usable(choice: Choice) -> Result<()> {
+    match choice {
+        Choice::Iptables if kernel::program::find("iptables-restore").is_none() => Err(not_available(
+            "ipMasqBackend: \"iptables\" needs iptables-restore, which is not installed".into(),
+        )),
+        Choice::Nftables => nf_tables_usable(),
+        Choice::Iptables | Choice::Auto => Ok(()),
     }
 }
 
 /// Whether the kernel has nf_tables and lets us read them.
-pub(crate) fn nf_tables_usable() -> Result<()> {
+fn nf_tables_usable() -> Result<()> {
     let listed = Socket::open(Protocol::Netfilter).and_then(|mut s| nft::list_tables(&mut s, Family::Inet));
     listed.map(drop).map_err(|e| not_available(format!("nf_tables cannot be used: {}", kernel_error(e))))
 }
 
 /// STATUS: ADD could not be served.
-pub(crate) fn not_available(msg: String) -> Error {
+fn not_available(msg: String) -> Error {
     Error::new(Code::NOT_AVAILABLE, msg)
 }
