@@ -52,19 +52,22 @@ impl Node {
     fn connect_uplink(&self) -> Result<()> {
         self.try_sh("ip link add eth0 type veth peer name eth0 netns outside")?;
         // Without DAD and router solicitations nothing about the uplink changes by itself once it is up.
-        for space in [&self.space, &self.outside] {
-            for (key, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")] {
+        let quiet = [("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")];
+        let up = "link set lo up\nlink set eth0 up\n";
+        let addresses = |ip4: Ipv4Addr, ip6: Ipv6Addr| {
+            format!("{up}addr add {ip4}/24 dev eth0\naddr add {ip6}/64 dev eth0 nodad\n")
+        };
+        let routes =
+            format!("route add default via {}\nroute add default via {}\n", Self::OUTSIDE4, Self::OUTSIDE6);
+        for (space, commands) in [
+            (&self.outside, addresses(Self::OUTSIDE4, Self::OUTSIDE6)),
+            (&self.space, addresses(Self::IP4, Self::IP6) + &routes),
+        ] {
+            for (key, value) in quiet {
                 space.write(format!("/proc/sys/net/ipv6/conf/eth0/{key}"), value);
             }
-            space.try_sh("ip link set lo up")?;
-            space.try_sh("ip link set eth0 up")?;
+            space.ip_batch(&commands)?;
         }
-        self.outside.try_sh(&format!("ip addr add {}/24 dev eth0", Self::OUTSIDE4))?;
-        self.outside.try_sh(&format!("ip addr add {}/64 dev eth0 nodad", Self::OUTSIDE6))?;
-        self.try_sh(&format!("ip addr add {}/24 dev eth0", Self::IP4))?;
-        self.try_sh(&format!("ip addr add {}/64 dev eth0 nodad", Self::IP6))?;
-        self.try_sh(&format!("ip route add default via {}", Self::OUTSIDE4))?;
-        self.try_sh(&format!("ip -6 route add default via {}", Self::OUTSIDE6))?;
         // The kernel finishes IPv6 addresses by a work queue; snapshots must not see it half-way.
         for (space, address, group) in [
             (&self.space, Self::IP6, "33:33:ff:00:00:02"),

@@ -177,6 +177,19 @@ impl Space {
         })
     }
 
+    /// Runs ip(8) commands, one to a line, as one program.
+    pub fn ip_batch(&self, commands: &str) -> Result<()> {
+        let output = self.output("ip", &["-batch", "-"], commands.as_bytes());
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Program {
+            command: format!("ip -batch - with {commands:?}"),
+            status: output.status.code().unwrap_or(-1),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
     /// The text of a file inside, trimmed; empty when it cannot be read.
     pub fn read(&self, path: impl AsRef<Path> + Sync) -> String {
         self.run(|| std::fs::read_to_string(path.as_ref()).unwrap_or_default().trim().to_owned())

@@ -32,8 +32,11 @@ const COMMANDS: [&str; 13] = [
 const DIRECTORIES: [&str; 4] = ["/var/lib/cni", "/run/cni", "/run/bowline", "/var/lib/bowline"];
 
 impl Snapshot {
-    /// Takes it.
+    /// Takes it. In the lab's virtual machine, where each program takes a fifth of a second, the quick one.
     pub fn of(node: &Space) -> Snapshot {
+        if std::env::var_os("LAB_LAYERED").is_some() {
+            return Self::quick(node);
+        }
         let mut sections: Vec<(String, String)> = COMMANDS
             .iter()
             .map(|command| (command.to_string(), normalise(command, &node.sh(command))))

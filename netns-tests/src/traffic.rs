@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 use crate::{Space, sys};
 
 /// How long an answer that must not come is waited for: a retransmission fits in.
@@ -84,9 +84,9 @@ impl Drop for Server {
     }
 }
 
-/// Connects by TCP and gives the server's answer; tries again until [`PATIENCE`] is over, then `None`.
+/// Connects by TCP and gives the server's answer; tries again until [`patience`] is over, then `None`.
 pub fn ask_tcp(from: &Space, to: impl Into<SocketAddr>) -> Option<String> {
-    ask_tcp_within(from, to.into(), PATIENCE)
+    ask_tcp_within(from, to.into(), patience())
 }
 
 /// Whether nobody answers a TCP connection to `to` for [`SILENCE`].
@@ -113,7 +113,7 @@ fn ask_tcp_within(from: &Space, to: SocketAddr, limit: Duration) -> Option<Strin
     })
 }
 
-/// Sends UDP packets until one is answered; `None` when none is within [`PATIENCE`].
+/// Sends UDP packets until one is answered; `None` when none is within [`patience`].
 pub fn ask_udp(from: &Space, to: impl Into<SocketAddr>) -> Option<String> {
     UdpClient::new(from, to).ask()
 }
@@ -144,9 +144,9 @@ impl UdpClient {
         UdpClient { socket, to }
     }
 
-    /// One question, repeated until [`PATIENCE`] is over; the answer.
+    /// One question, repeated until [`patience`] is over; the answer.
     pub fn ask(&self) -> Option<String> {
-        self.ask_within(PATIENCE)
+        self.ask_within(patience())
     }
 
     fn ask_within(&self, limit: Duration) -> Option<String> {
@@ -163,9 +163,9 @@ impl UdpClient {
     }
 }
 
-/// Whether `to` answers an ICMP echo from `from` within [`PATIENCE`].
+/// Whether `to` answers an ICMP echo from `from` within [`patience`].
 pub fn ping(from: &Space, to: impl Into<IpAddr>) -> bool {
-    ping_within(from, to.into(), PATIENCE)
+    ping_within(from, to.into(), patience())
 }
 
 /// Whether `to` answers no ICMP echo from `from` for [`SILENCE`].
@@ -211,7 +211,7 @@ pub fn throughput(from: &Space, server: &Space, to: impl Into<SocketAddr>, time:
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut stream = from
-                .run(|| TcpStream::connect_timeout(&to, PATIENCE))
+                .run(|| TcpStream::connect_timeout(&to, patience()))
                 .unwrap_or_else(|e| panic!("{to}: {e}"));
             stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a time-out can be set");
             let block = [0; 16 * 1024];

@@ -2,20 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the lab waits for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the lab waits for anything that should happen at once: long enough for a busy machine, and longer in the
+/// lab's virtual machine.
+pub fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("LAB_LAYERED").is_some() { 60 } else { 15 })
+}
 
-/// Looks until `condition` yields something or [`PATIENCE`] has passed.
+/// Looks until `condition` yields something or [`patience`] has passed.
 ///
 /// # Panics
 /// When the deadline passes, naming `what`.
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        assert!(Instant::now() < deadline, "waited {:?} for {what}", patience());
         // The pause between two looks, not the wait itself.
         std::thread::sleep(Duration::from_millis(2));
     }

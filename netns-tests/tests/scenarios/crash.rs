@@ -135,7 +135,7 @@ fn ptp() -> Vec<Value> {
 }
 
 macro_rules! walks {
-    ($($name:ident: $plugins:expr, $victim:literal, $verb:literal, $recovery:ident;)*) => {
+    ($(fn $name:ident = $plugins:expr, $victim:literal, $verb:literal, $recovery:ident;)*) => {
         on_bowline! {$(
             /// One walk; the row says which plug-in is killed in which verb, and what follows.
             fn $name(node, subject) {
@@ -146,30 +146,30 @@ macro_rules! walks {
 }
 
 walks! {
-    bridge_add_then_del: chain(), 0, "ADD", Del;
-    bridge_add_then_gc: chain(), 0, "ADD", Gc;
-    bridge_del_then_del: chain(), 0, "DEL", Del;
-    bridge_del_then_gc: chain(), 0, "DEL", Gc;
-    portmap_add_then_del: chain(), 1, "ADD", Del;
-    portmap_add_then_gc: chain(), 1, "ADD", Gc;
-    portmap_del_then_del: chain(), 1, "DEL", Del;
-    bandwidth_add_then_del: chain(), 2, "ADD", Del;
-    bandwidth_add_then_gc: chain(), 2, "ADD", Gc;
-    bandwidth_del_then_del: chain(), 2, "DEL", Del;
-    tuning_add_then_del: chain(), 3, "ADD", Del;
-    tuning_add_then_gc: chain(), 3, "ADD", Gc;
-    tuning_del_then_del: chain(), 3, "DEL", Del;
-    firewall_add_then_del: chain(), 4, "ADD", Del;
-    firewall_add_then_gc: chain(), 4, "ADD", Gc;
-    firewall_del_then_del: chain(), 4, "DEL", Del;
-    ptp_add_then_del: ptp(), 0, "ADD", Del;
-    ptp_add_then_gc: ptp(), 0, "ADD", Gc;
-    ptp_del_then_del: ptp(), 0, "DEL", Del;
+    fn crash_matrix_bridge_add_then_del = chain(), 0, "ADD", Del;
+    fn crash_matrix_bridge_add_then_gc = chain(), 0, "ADD", Gc;
+    fn crash_matrix_bridge_del_then_del = chain(), 0, "DEL", Del;
+    fn crash_matrix_bridge_del_then_gc = chain(), 0, "DEL", Gc;
+    fn crash_matrix_portmap_add_then_del = chain(), 1, "ADD", Del;
+    fn crash_matrix_portmap_add_then_gc = chain(), 1, "ADD", Gc;
+    fn crash_matrix_portmap_del_then_del = chain(), 1, "DEL", Del;
+    fn crash_matrix_bandwidth_add_then_del = chain(), 2, "ADD", Del;
+    fn crash_matrix_bandwidth_add_then_gc = chain(), 2, "ADD", Gc;
+    fn crash_matrix_bandwidth_del_then_del = chain(), 2, "DEL", Del;
+    fn crash_matrix_tuning_add_then_del = chain(), 3, "ADD", Del;
+    fn crash_matrix_tuning_add_then_gc = chain(), 3, "ADD", Gc;
+    fn crash_matrix_tuning_del_then_del = chain(), 3, "DEL", Del;
+    fn crash_matrix_firewall_add_then_del = chain(), 4, "ADD", Del;
+    fn crash_matrix_firewall_add_then_gc = chain(), 4, "ADD", Gc;
+    fn crash_matrix_firewall_del_then_del = chain(), 4, "DEL", Del;
+    fn crash_matrix_ptp_add_then_del = ptp(), 0, "ADD", Del;
+    fn crash_matrix_ptp_add_then_gc = ptp(), 0, "ADD", Gc;
+    fn crash_matrix_ptp_del_then_del = ptp(), 0, "DEL", Del;
 }
 
 on_bowline_iptables! {
     /// With the iptables backend the programs that it runs are killed too, at each of their steps.
-    fn portmap_iptables_add_then_del(node, subject) {
+    fn crash_matrix_portmap_iptables_add_then_del(node, subject) {
         let plugins = vec![bridge(&DUAL[..1], json!({})), json!({"type": "portmap", "backend": "iptables"})];
         attack(subject, plugins, 1).walk(node, "ADD", Recovery::Del);
     }
