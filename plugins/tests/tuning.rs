@@ -96,7 +96,7 @@ fn allmulti_set_check_restore() {
 }
 
 #[test]
-fn txqlen_set_check_restore() {
+fn tx_q_len_set_check_restore() {
     set_check_restore(&json!({ "txQLen": 20000 }), |link| link.txqlen == 20000, "ip link set eth0 txqlen 7");
 }
 
@@ -260,7 +260,7 @@ fn duplicate_sysctl_refused_at_the_top_and_in_args() {
 }
 
 #[test]
-fn ifname_with_path_separator_refused_and_prev_result_passed_through_or_missed() {
+fn prev_result_passed_through_or_missed_and_ifname_with_path_separator_refused() {
     on_new_host(|host| {
         let mut pod = pod(host);
         let conf = conf(host, &pod, &json!({}));
