@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni::{NetConf, Plugin, dispatch};
+use cni::{NetConf, Plugin, dispatch, json};
 use kernel::nft::Rule;
 use plugins::bandwidth::config::Config as BandwidthConf;
 use plugins::bandwidth::shape::{bucket, is_bucket_for};
@@ -15,6 +15,8 @@ use plugins::host_local::resolv;
 use plugins::portmap::conditions;
 use plugins::portmap::config::{Config as PortmapConf, PodAddresses};
 use plugins::static_ipam::Static;
+use plugins::tuning::backup::Attributes;
+use plugins::tuning::config::Config as TuningConf;
 
 /// CNI_ARGS with every key that some plug-in knows.
 const ARGS: &str = "IgnoreUnknown=1;IP=10.1.0.12/24;GATEWAY=10.1.0.1;MAC=02:00:00:00:00:03";
@@ -42,6 +44,8 @@ pub fn plugin(bytes: &[u8]) {
             let ifname = cni::IfName::parse("eth0").expect("a good name");
             let _ = PodAddresses::of(prev, &ifname).iter().count();
         }
+        let _ = TuningConf::parse(&conf, args);
+        let _ = TuningConf::parse_data_dir(&conf);
         let _ = HostLocalConf::parse_data_dir(&conf);
         if let Ok(conf) = HostLocalConf::parse(&conf, args) {
             allocate(&conf);
@@ -96,7 +100,7 @@ pub fn condition(bytes: &[u8]) {
     }
 }
 
-/// Lease files, the lease index, resolv.conf.
+/// Lease files, the lease index, resolv.conf, originals of tuned interfaces.
 pub fn state(bytes: &[u8]) {
     let holder = Holder::parse(bytes);
     if holder != Holder::Unknown {
@@ -110,6 +114,9 @@ pub fn state(bytes: &[u8]) {
             table.remove(*first);
             assert_eq!(table.len(), before.len() - 1);
         }
+    }
+    if let Ok(value) = json::parse(bytes) {
+        assert_ne!(Attributes::from_json(&value).mtu, Some(0), "no link can be given it");
     }
     let _ = resolv::parse(&String::from_utf8_lossy(bytes));
 }

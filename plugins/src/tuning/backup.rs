@@ -90,7 +90,7 @@ impl Attributes {
     }
 
     /// What can be understood of a backup; a crooked value is as good as none.
-    fn from_json(value: &Value) -> Attributes {
+    pub fn from_json(value: &Value) -> Attributes {
         let number = |key: &str| value[key].as_u64().and_then(|n| u32::try_from(n).ok());
         Attributes {
             mac: value["mac"].as_str().and_then(|text| text.parse().ok()),
