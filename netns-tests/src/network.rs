@@ -58,9 +58,13 @@ pub struct Attachment {
 }
 
 impl Network {
-    /// A network of `list` run by `subject`. For the reference the list is brought down to what it speaks: version
-    /// 1.0.0 and no choice of backend.
+    /// A network of `list` run by `subject`, under the last of its `cniVersions` where it offers several. For the
+    /// reference the list is brought down to what it speaks: version 1.0.0 and no choice of backend.
     pub fn new(subject: &Subject, mut list: Value) -> Network {
+        let newest = list["cniVersions"].as_array().and_then(|offered| offered.last()).cloned();
+        if let Some(newest) = newest {
+            list["cniVersion"] = newest;
+        }
         if subject.is_reference {
             if list["cniVersion"] == "1.1.0" {
                 list["cniVersion"] = json!("1.0.0");

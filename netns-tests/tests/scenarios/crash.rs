@@ -125,7 +125,7 @@ fn chain() -> Vec<Value> {
         bridge(&DUAL, json!({"ipMasq": true, "macspoofchk": true})),
         json!({"type": "portmap"}),
         json!({"type": "bandwidth"}),
-        json!({"type": "tuning", "mtu": 1300, "mac": "c2:00:00:00:00:01"}),
+        json!({"type": "tuning", "mtu": 1300, "allmulti": true}),
         json!({"type": "firewall"}),
     ]
 }
