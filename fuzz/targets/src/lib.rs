@@ -3,6 +3,7 @@
 
 mod null;
 mod owned;
+mod system;
 
 use std::path::Path;
 
@@ -11,18 +12,21 @@ use cni::runtime::cache;
 use cni::{NetConf, Version, args as cni_args, dispatch, exec, json, result as results};
 use null::Null;
 pub use owned::{condition, plugin, state};
+pub use system::{netlink, ruleset};
 
 /// One target: the name of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("args", args),
     ("cache", cache),
     ("condition", condition),
     ("config", config),
+    ("netlink", netlink),
     ("plugin", plugin),
     ("result", result),
+    ("ruleset", ruleset),
     ("state", state),
 ];
 
