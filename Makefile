@@ -39,11 +39,11 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row; both leave README.md alone.
+# QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row, PODS=1000 for one size: these leave README.md alone.
 bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
-	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS))
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin

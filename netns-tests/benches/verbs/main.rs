@@ -43,18 +43,18 @@ fn main() {
     let mut suites =
         [Contestant::new("bowline", Subject::bowline()), Contestant::new("reference", Subject::reference())];
     let mut courses = Course::all();
-    // One row while working on it: on an empty node, for the screen only.
-    let only = args.iter().position(|a| a == "--only").and_then(|at| args.get(at + 1));
+    // One row or one size while working on it: for the screen only.
+    let option = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1));
+    let (only, pods) = (option("--only"), option("--pods"));
     if let Some(only) = only {
         courses.retain(|course| course.name == only.as_str());
     }
+    let mut sizes = if quick { vec![1, 100] } else { vec![1, 100, 1000] };
+    if let Some(pods) = pods {
+        sizes = vec![pods.parse().expect("--pods takes a number of at least 1")];
+    }
     let mut figures = Figures::new(&suites, &courses);
-    let sizes: &[usize] = match only {
-        Some(_) => &[1],
-        None if quick => &[1, 100],
-        None => &[1, 100, 1000],
-    };
-    for nth in sizes {
+    for nth in &sizes {
         for suite in &mut suites {
             let began = Instant::now();
             suite.fill(nth - 1);
@@ -70,7 +70,7 @@ fn main() {
     }
     let report = figures.report(started.elapsed());
     println!("{report}");
-    if quick || only.is_some() {
+    if quick || only.is_some() || pods.is_some() {
         eprintln!("README.md keeps the figures of the last full run.");
     } else {
         report::rewrite_readme(&report);

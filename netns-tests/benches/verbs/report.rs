@@ -135,11 +135,11 @@ fn short(ms: f64) -> String {
     if ms < 20.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
 }
 
-fn ordinal(nth: usize) -> &'static str {
+fn ordinal(nth: usize) -> String {
     match nth {
-        1 => "1st",
-        100 => "100th",
-        _ => "1,000th",
+        1 => "1st".to_owned(),
+        1000 => "1,000th".to_owned(),
+        nth => format!("{nth}th"),
     }
 }
 
