@@ -30,13 +30,19 @@ pub fn run_with_vlans(module: &str, test: &str, subject: &Subject, story: impl F
 }
 
 /// Whether bridges of the running kernel can filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING).
-fn kernel_filters_vlans() -> bool {
+///
+/// # Panics
+/// When no namespace can be made.
+pub fn kernel_filters_vlans() -> bool {
     let space = Space::new_node().expect("namespaces can be made (the lab's tests need root)");
     space.try_sh("ip link add probe type bridge vlan_filtering 1").is_ok()
 }
 
 /// Boots, runs the tests of this very program whose names start with `module`, and gives what they printed.
-fn run_in_a_vm(module: &str) -> String {
+///
+/// # Panics
+/// When the machine cannot be started or does not finish.
+pub fn run_in_a_vm(module: &str) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let program = std::env::current_exe().expect("a test program knows its path");
     let script = directory.path().join("script");

@@ -21,7 +21,7 @@ use cni::dispatch::{self, Env};
 use cni::{Plugin, Version};
 use kernel::Netns;
 use kernel::addr::{self, Address};
-use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
+use kernel::link::{self, Link, LinkId, Switch};
 use kernel::netlink::{Protocol, Socket};
 use serde_json::{Value, json};
 
@@ -256,17 +256,4 @@ pub fn leases(host: &Host) -> Vec<String> {
 /// How many veth links the host has.
 pub fn veths(host: &Host) -> usize {
     host.links().iter().filter(|l| l.kind == "veth").count()
-}
-
-/// Whether this kernel was built with VLAN filtering for bridges.
-pub fn kernel_filters_vlans() -> bool {
-    in_new_netns(|_| {
-        let mut socket = Socket::open(Protocol::Route).expect("a netlink socket");
-        let probe = NewEnd { name: "probe0", ..NewEnd::default() };
-        match socket.apply(&[link::create(&probe, &Kind::Bridge { vlan_filtering: true })]) {
-            Ok(()) => true,
-            Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::EOPNOTSUPP) => false,
-            Err(error) => panic!("{error}"),
-        }
-    })
 }
