@@ -11,6 +11,7 @@ pub mod cable;
 pub mod configure;
 pub mod dns;
 pub mod error;
+pub mod firewall;
 pub mod host_local;
 pub mod install;
 pub mod ipam;
@@ -34,6 +35,7 @@ pub use error::kernel_error;
 pub static TABLE: &[&dyn cni::Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &firewall::Firewall,
     &host_local::HostLocal,
     &loopback::Loopback,
     &portmap::Portmap,

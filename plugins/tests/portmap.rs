@@ -1,49 +1,21 @@
 //! `portmap` behind `bridge`, in namespaces of its own, with real packets, on both backends. Needs root, `nft` and
 //! `iptables`.
 
+mod members;
 #[allow(dead_code, reason = "only the golden comparison is used")]
 #[path = "../../kernel/tests/netns/mod.rs"]
 mod netns;
 mod support;
 mod traffic;
 
-use kernel::Netns;
+use members::{Member, join};
 use netns::matches_golden;
-use plugins::bridge::Bridge;
 use plugins::portmap::Portmap;
 use serde_json::{Value, json};
-use support::{Host, Pod, on_new_host, with};
+use support::{Host, on_new_host, with};
 use traffic::{Server, UdpClient, is_out_of_reach, reaches};
 
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
-
-/// A pod on a bridge of the host, and what it was given.
-struct Member {
-    pod: Pod,
-    result: Value,
-}
-
-impl Member {
-    fn netns(&self) -> &Netns {
-        &self.pod.netns
-    }
-
-    fn ip(&self, index: usize) -> String {
-        let cidr = self.result["ips"][index]["address"].as_str().expect("an address");
-        cidr.split('/').next().expect("an address").to_owned()
-    }
-}
-
-/// Attaches a new pod to bridge `name`, whose first addresses are the host's.
-fn join(host: &Host, name: &str, subnets: &[&str]) -> Member {
-    let pod = host.new_pod();
-    let conf = json!({
-        "cniVersion": "1.1.0", "name": name, "type": "bridge", "bridge": name, "isDefaultGateway": true,
-        "hairpinMode": true, "ipam": host.host_local(subnets),
-    });
-    let result = host.call(&Bridge, "ADD", &pod, &conf).expect("ADD of bridge");
-    Member { pod, result }
-}
 
 const PODS: [&str; 2] = ["10.1.0.0/24", "fd00:1::/64"];
 /// Where clients on other hosts are: the host is 203.0.113.1 there.

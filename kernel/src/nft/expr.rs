@@ -183,6 +183,15 @@ pub enum Expr {
     Counter,
     /// Refuses the packet.
     Reject(Reject),
+    /// A match of iptables, for rules that iptables-nft must be able to read; see [`super::dialect`].
+    Xt {
+        /// The match's name.
+        name: &'static str,
+        /// Its revision.
+        revision: u32,
+        /// Its struct.
+        bytes: Vec<u8>,
+    },
 }
 
 const NFPROTO_IPV4: u32 = 2;
@@ -227,6 +236,7 @@ impl Expr {
             Expr::Masquerade => "masq",
             Expr::Counter => "counter",
             Expr::Reject(_) => "reject",
+            Expr::Xt { .. } => "match",
         }
     }
 
@@ -311,6 +321,9 @@ impl Expr {
                     Reject::TcpReset => (1, 0),
                 };
                 m.u32_be(1, kind).u8(2, code);
+            }
+            Expr::Xt { name, revision, bytes } => {
+                m.text(1, name).u32_be(2, *revision).raw(3, bytes);
             }
             _ => {}
         }

@@ -26,6 +26,7 @@
 
 mod batch;
 mod converge;
+pub mod dialect;
 mod expr;
 mod object;
 mod observe;

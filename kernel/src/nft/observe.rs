@@ -207,20 +207,24 @@ fn read_element(item: &[u8]) -> Option<Element> {
 }
 
 fn read_data(bytes: &[u8]) -> Option<Data> {
-    let a = attrs(bytes);
-    if let Some(value) = a.find_attr(wire::DATA_VALUE) {
-        return Some(Data::Value(value.to_vec()));
+    match attrs(bytes).find_attr(wire::DATA_VALUE) {
+        Some(value) => Some(Data::Value(value.to_vec())),
+        None => read_verdict(bytes).map(Data::Verdict),
     }
-    let verdict = attrs(a.find_attr(wire::DATA_VERDICT)?);
+}
+
+/// The verdict in a NFTA_DATA.
+pub(super) fn read_verdict(bytes: &[u8]) -> Option<Verdict> {
+    let verdict = attrs(attrs(bytes).find_attr(wire::DATA_VERDICT)?);
     let chain = || verdict.find_attr(wire::VERDICT_CHAIN).map(text);
-    Some(Data::Verdict(match u32_be(verdict.find_attr(wire::VERDICT_CODE)?)?.cast_signed() {
+    Some(match u32_be(verdict.find_attr(wire::VERDICT_CODE)?)?.cast_signed() {
         0 => Verdict::Drop,
         1 => Verdict::Accept,
         -3 => Verdict::Jump(chain()?),
         -4 => Verdict::Goto(chain()?),
         -5 => Verdict::Return,
         _ => return None,
-    }))
+    })
 }
 
 /// The comment among userdata TLVs, empty when there is none.
