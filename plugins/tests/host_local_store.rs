@@ -106,7 +106,7 @@ fn index_that_is_stale_truncated_or_garbage_is_rebuilt() {
         },
         |path| {
             let mut bytes = std::fs::read(path).expect("read");
-            let (header, records) = bytes.split_at_mut(64);
+            let (header, records) = bytes.split_at_mut(512);
             assert!(!header.is_empty());
             records.reverse();
             std::fs::write(path, bytes).expect("written");
@@ -137,6 +137,23 @@ fn index_goes_with_the_last_lease_and_a_directory_wiped_meanwhile_is_no_trouble(
     std::fs::remove_dir_all(lab.root.path().join("net")).expect("wiped");
     store.release(&pod(1)).expect("DEL of what is gone");
     assert_eq!(add(&store, &pod(1), &pool).expect("ADD"), ["10.0.0.2"]);
+}
+
+#[test]
+fn index_of_a_directory_that_was_taken_away_goes_when_the_next_one_is_made() {
+    let (lab, pool) = (Lab::new(), sets(json!([[{ "subnet": "10.0.0.0/24" }]])));
+    let other = Store { dir: lab.root.path().join("other"), ..lab.store(boot('a', 1)) };
+    let third = Store { dir: lab.root.path().join("third"), ..lab.store(boot('a', 1)) };
+    for store in [&lab.store(boot('a', 1)), &other] {
+        add(store, &pod(1), &pool).expect("ADD");
+    }
+    std::fs::write(lab.root.path().join("index/junk"), "junk").expect("written");
+    std::fs::create_dir(&third.dir).expect("made while the other's inode is in use");
+    std::fs::remove_dir_all(&other.dir).expect("taken away");
+    add(&third, &pod(1), &pool).expect("ADD");
+    assert_eq!(lab.index_files().len(), 2, "the first and the third: {:?}", lab.index_files());
+    std::fs::write(lab.lease("10.0.0.2"), "pod2\r\neth0").expect("changed in place");
+    assert_eq!(add(&lab.store(boot('a', 1)), &pod(2), &pool).expect("by the index"), ["10.0.0.3"]);
 }
 
 #[test]

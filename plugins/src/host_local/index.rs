@@ -6,22 +6,27 @@
 //! directory again. Contents are hashed: a hit is verified against its file, a miss needs none.
 //!
 //! ```text
-//! magic 16 | machine and boot 16 | stamp 32 | record 24 | record 24 | ...   sorted by address
+//! magic 16 | machine and boot 16 | stamp 32 | the directory's path 448 | record 24 | record 24 | ...   by address
 //! record = address 16, IPv4 mapped into IPv6 | holder's hash 8, its top bit set when of a former boot
 //! ```
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::allocate::Occupancy;
 
-const MAGIC: &[u8; 16] = b"bowline leases 1";
-const HEADER: usize = 64;
+const MAGIC: &[u8; 16] = b"bowline leases 2";
+const HEADER: usize = 512;
+const STAMP: Range<usize> = 32..64;
+const PATH: Range<usize> = 64..HEADER;
 const RECORD: usize = 24;
 const STALE: u64 = 1 << 63;
 
@@ -44,6 +49,11 @@ impl Stamp {
             seconds: meta.mtime(),
             nanoseconds: meta.mtime_nsec(),
         })
+    }
+
+    /// The name of the directory's index, whatever its state.
+    fn name(&self) -> String {
+        format!("{:x}-{:x}", self.device, self.inode)
     }
 
     fn to_bytes(self) -> [u8; 32] {
@@ -186,13 +196,21 @@ impl Table {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
+    /// The directory, where that fits into the header, and zeros.
+    of: [u8; PATH.end - PATH.start],
     boot: [u8; 16],
 }
 
 impl Index {
-    /// The index of the directory with this stamp, among those in `root`, during the boot that `boot` names.
-    pub fn new(root: &Path, stamp: &Stamp, boot: [u8; 16]) -> Self {
-        Index { path: root.join(format!("{:x}-{:x}", stamp.device, stamp.inode)), boot }
+    /// The index of the directory `dir`, which bears this stamp, among those in `root`, during the boot that `boot`
+    /// names.
+    pub fn new(root: &Path, dir: &Path, stamp: &Stamp, boot: [u8; 16]) -> Self {
+        let mut of = [0; PATH.end - PATH.start];
+        let path = dir.as_os_str().as_bytes();
+        if let Some(place) = of.get_mut(..path.len()) {
+            place.copy_from_slice(path);
+        }
+        Index { path: root.join(stamp.name()), of, boot }
     }
 
     /// The table, if it is of this very state of the directory.
@@ -200,7 +218,7 @@ impl Index {
         let bytes = std::fs::read(&self.path).ok()?;
         let valid = bytes.starts_with(MAGIC)
             && bytes.get(16..32)? == self.boot
-            && bytes.get(32..HEADER)? == stamp.to_bytes();
+            && bytes.get(STAMP)? == stamp.to_bytes();
         if valid { Table::from_bytes(bytes) } else { None }
     }
 
@@ -228,7 +246,8 @@ impl Index {
         };
         table.bytes[..16].copy_from_slice(MAGIC);
         table.bytes[16..32].copy_from_slice(&self.boot);
-        table.bytes[32..HEADER].copy_from_slice(&stamp.to_bytes());
+        table.bytes[STAMP].copy_from_slice(&stamp.to_bytes());
+        table.bytes[PATH].copy_from_slice(&self.of);
         let file = self.open()?;
         let from =
             if file.metadata()?.len() < table.changed_from as u64 { HEADER } else { table.changed_from };
@@ -241,14 +260,34 @@ impl Index {
     }
 
     fn open(&self) -> io::Result<File> {
-        let open =
-            || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path);
-        match (open(), self.path.parent()) {
+        match (OpenOptions::new().write(true).open(&self.path), self.path.parent()) {
             (Err(error), Some(root)) if error.kind() == io::ErrorKind::NotFound => {
+                prune(root);
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
-                open()
+                let mut new = OpenOptions::new();
+                new.write(true).create(true).truncate(false).mode(0o600).open(&self.path)
             }
             (opened, _) => opened,
+        }
+    }
+}
+
+/// Removes the indexes of directories that were taken away whole, their leases with them. A directory that only this
+/// mount namespace can't see loses no more than a cache.
+fn prune(root: &Path) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let mut header = [0; HEADER];
+        let read = File::open(entry.path()).and_then(|file| file.read_exact_at(&mut header, 0));
+        let path = header[PATH].split(|byte| *byte == 0).next().unwrap_or_default();
+        let is_of_its_directory = || {
+            let stamp = Stamp::of(&File::open(OsStr::from_bytes(path)).ok()?).ok()?;
+            Some(entry.file_name() == stamp.name().as_str())
+        };
+        let whole = read.is_ok() && header.starts_with(MAGIC);
+        // A path too long for the header can't be asked.
+        if !whole || !path.is_empty() && is_of_its_directory() != Some(true) {
+            // Who can't remove it can do without.
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

@@ -135,20 +135,21 @@ pub fn read(path: &Path) -> io::Result<Option<(Holder, File)>> {
     Ok(Some((Holder::parse(&content), lease)))
 }
 
-/// A lease's content on its way to the disk, before anybody knows its address.
+/// A lease's content before anybody knows its address.
+///
+/// It is not forced to the disk: that costs milliseconds per pod, and after the power cut that it would guard against
+/// every pod is gone anyway. Should the name have reached the disk before the content did, the file is empty, and an
+/// empty file is nobody's lease: the first operation after the boot removes it.
 #[derive(Debug)]
 pub enum Draft {
-    /// In a file without a name, already on the disk.
+    /// In a file without a name.
     Unnamed(File),
     /// Still in memory: the file system has no unnamed files.
     Text(Vec<u8>, Option<Boot>),
 }
 
 impl Draft {
-    /// Writes a holder's lease to the disk. Done before the directory is locked, so that nobody waits for the disk.
-    ///
-    /// Why wait for it at all: a name may reach the disk before the content does, and the reference takes the empty
-    /// file that a power cut then leaves for a lease of nobody that is never freed.
+    /// Writes a holder's lease, before the directory is locked: a full disk is found while nothing has changed.
     pub fn write(dir: &Path, holder: &Holder, boot: Option<&Boot>) -> io::Result<Self> {
         match file::unnamed_in(dir, 0o600) {
             Ok(mut file) => {
@@ -189,6 +190,5 @@ fn fill(file: &mut File, content: &[u8], boot: Option<&Boot>) -> io::Result<()> 
     if let Some(boot) = boot {
         boot.stamp(file);
     }
-    file.write_all(content)?;
-    file.sync_data()
+    file.write_all(content)
 }

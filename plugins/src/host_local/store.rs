@@ -131,7 +131,8 @@ impl Store {
         let dir = File::open(&self.dir)?;
         let stamp = Stamp::of(&dir)?;
         let boot = self.boot_on(&dir);
-        let index = Index::new(&self.index_root, &stamp, boot.map(Boot::digest).unwrap_or_default());
+        let index =
+            Index::new(&self.index_root, &self.dir, &stamp, boot.map(Boot::digest).unwrap_or_default());
         let cached = index.load(&stamp);
         let known = cached.is_some();
         let table = cached.unwrap_or_default();
