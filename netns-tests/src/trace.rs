@@ -97,11 +97,16 @@ fn normalise(command: &str, text: &str) -> String {
         if command.contains("-save") && line.starts_with('#') {
             continue;
         }
+        // Numbers are padded to a width, so there may be empty words between a timer and its value.
         let mut is_after_timer = false;
         for word in line.split(' ') {
-            kept.push_str(if is_after_timer && !word.is_empty() { "*" } else { word });
+            if is_after_timer {
+                is_after_timer = word.is_empty();
+                continue;
+            }
+            kept.push_str(word);
             kept.push(' ');
-            is_after_timer = word.ends_with("_timer") || (is_after_timer && word.is_empty());
+            is_after_timer = word.ends_with("_timer");
         }
         kept.push('\n');
     }
