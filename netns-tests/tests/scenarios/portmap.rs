@@ -146,6 +146,24 @@ on_bowline! {
         node.delete_bridge("cni0");
     }
 
+    /// Nobody else's flow is forgotten when a pod with other ports comes and goes.
+    fn udp_flow_of_a_neighbour_is_kept(node, subject) {
+        let network = network(subject, json!({}));
+        let (pod, neighbour) = (node.pod("a"), node.pod("b"));
+        let on_udp = json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp"}]);
+        let on_tcp = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+        let on_a = network.add(node, &pod, ports(on_udp)).unwrap();
+        let server = Server::udp(&pod, (on_a.ip(), 53), "a");
+        assert!(ask_udp(node.outside(), (Node::IP4, 5353)).is_some());
+        let on_b = network.add(node, &neighbour, ports(on_tcp)).unwrap();
+        assert!(node.sh("conntrack -L -p udp").contains("dport=5353"), "ADD of a TCP port forgot it");
+        on_b.del(node).unwrap();
+        assert!(node.sh("conntrack -L -p udp").contains("dport=5353"), "DEL of a TCP port forgot it");
+        drop(server);
+        on_a.del(node).unwrap();
+        node.delete_bridge("cni0");
+    }
+
     /// Conditions select who may use the port.
     fn conditions(node, subject) {
         let keys = json!({"conditionsV4": ["ip", "saddr", "!=", "203.0.113.1"], "backend": "nftables"});

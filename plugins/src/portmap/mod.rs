@@ -114,8 +114,11 @@ fn add_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Resul
         let _ = iptables::remove(&mut host, &owner.network, call.attachment.container_id.as_str());
         return Err(error);
     }
-    // Flows that the new ports should have got. Not worth failing for: at worst they end by themselves.
-    let _ = conntrack::flush(&mut host, &flows_to(config));
+    let lasting = flows_to(config);
+    if !lasting.ports.is_empty() {
+        // Flows that the new ports should have got. Not worth failing for: at worst they end by themselves.
+        let _ = conntrack::flush(&mut host, &lasting);
+    }
     Ok(())
 }
 
