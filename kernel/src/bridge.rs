@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Result;
-use crate::link::{LinkId, Switch, family_header};
+use crate::link::{
+    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE, LinkId, Switch, family_header,
+};
 use crate::netlink::attr::{attrs, u16_ne, u32_ne};
 use crate::netlink::{Attrs, Message, Op, Reply, Socket};
 
-pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
-pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
-pub(crate) const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRIDGE_FLAGS: u16 = 0;
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 const BRIDGE_FLAGS_SELF: u16 = 2;

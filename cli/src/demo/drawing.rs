@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::glyphs::Glyphs;
 use super::screen::milliseconds;
 
 /// A pod as it is shown.
@@ -34,41 +35,6 @@ pub struct NodeView {
     pub gateways: Vec<String>,
     /// The pods' subnets.
     pub subnets: Vec<String>,
-}
-
-/// What lines are made of.
-#[derive(Debug)]
-pub struct Glyphs {
-    horizontal: char,
-    vertical: char,
-    corners: [char; 4],
-    tee: char,
-    last: char,
-    down: char,
-    up: char,
-}
-
-impl Glyphs {
-    /// Box drawing characters.
-    pub const UNICODE: Glyphs = Glyphs {
-        horizontal: '─',
-        vertical: '│',
-        corners: ['┌', '┐', '└', '┘'],
-        tee: '├',
-        last: '└',
-        down: '┬',
-        up: '┴',
-    };
-    /// Plain ASCII.
-    pub const ASCII: Glyphs = Glyphs {
-        horizontal: '-',
-        vertical: '|',
-        corners: ['+', '+', '+', '+'],
-        tee: '+',
-        last: '+',
-        down: '+',
-        up: '+',
-    };
 }
 
 /// The outside, the node with its bridge, and a line for each pod.

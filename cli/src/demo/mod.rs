@@ -4,6 +4,7 @@
 
 mod attach;
 mod drawing;
+mod glyphs;
 mod screen;
 mod traffic;
 

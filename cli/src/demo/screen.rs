@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::drawing::Glyphs;
+use super::glyphs::Glyphs;
 
 /// Where the demo speaks. Colours only on a terminal.
 #[derive(Debug)]

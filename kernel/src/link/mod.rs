@@ -15,6 +15,9 @@ use crate::{Mac, Result};
 pub use observe::{BridgeState, Link, OperState, PortState};
 
 pub(crate) const VETH_INFO_PEER: u16 = 1;
+pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
+pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
+pub(crate) const IFLA_BRPORT_ISOLATED: u16 = 33;
 pub(crate) const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;

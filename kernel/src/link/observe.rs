@@ -1,8 +1,7 @@
 //! What the kernel says about links.
 
-use super::{IFLA_BR_VLAN_FILTERING, LinkId};
+use super::{IFLA_BR_VLAN_FILTERING, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE, LinkId};
 use crate::Mac;
-use crate::bridge::{IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE};
 use crate::netlink::attr::{attrs, text, u32_ne};
 use crate::netlink::{Attrs, Reply};
 
