@@ -83,15 +83,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of leases in any order.
-    pub fn new(mut leases: Vec<(IpAddr, u64, Occupancy)>) -> Self {
-        leases.sort_by_key(|(address, _, _)| key(*address));
-        let mut table = Table { bytes: vec![0; HEADER], changed_from: HEADER, hint: Cell::new(0) };
-        table.bytes.reserve_exact(leases.len() * RECORD);
-        for (address, holder, occupancy) in leases {
-            table.bytes.extend(record(address, holder, occupancy));
-        }
-        table
+    /// Collects the leases that `each` is called with, in any order.
+    ///
+    /// # Errors
+    /// With those of `each`.
+    pub fn collect<E>(
+        each: impl FnOnce(&mut dyn FnMut(IpAddr, u64, Occupancy)) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut bytes = vec![0; HEADER];
+        each(&mut |address, holder, occupancy| bytes.extend(record(address, holder, occupancy)))?;
+        let (records, _) = bytes[HEADER..].as_chunks_mut::<RECORD>();
+        records.sort_unstable();
+        Ok(Table { bytes, changed_from: HEADER, hint: Cell::new(0) })
     }
 
     /// How many leases there are.

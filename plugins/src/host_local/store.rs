@@ -152,33 +152,35 @@ impl Locked<'_> {
     /// Reads the directory: the truth behind the index. Files that a crash left empty are removed, and of files
     /// that can't be read only the name is believed.
     fn observe(&mut self) -> io::Result<()> {
-        let mut leases = Vec::new();
-        for entry in std::fs::read_dir(&self.store.dir)? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let path = self.store.dir.join(name);
-            if name == UNFINISHED {
-                let _ = std::fs::remove_file(&path);
-            }
-            let Some(address) = lease_name(name) else { continue };
-            let (holder, file) = match lease::read(&path) {
-                Ok(Some(read)) => read,
-                Ok(None) => continue,
-                Err(_) => {
-                    leases.push((address, 0, Occupancy::Held));
-                    continue;
+        self.table = Table::collect(|enter| {
+            for entry in std::fs::read_dir(&self.store.dir)? {
+                let name = entry?.file_name();
+                let Some(name) = name.to_str() else { continue };
+                if name == UNFINISHED {
+                    let _ = std::fs::remove_file(self.store.dir.join(name));
                 }
-            };
-            if holder == Holder::Nobody && std::fs::remove_file(&path).is_ok() {
-                continue;
+                let Some(address) = lease_name(name) else { continue };
+                if let Some((holder, occupancy)) = self.observe_one(&self.store.dir.join(name)) {
+                    enter(address, holder, occupancy);
+                }
             }
-            let stale = self.boot.is_some_and(|boot| boot.is_over(&file));
-            let occupancy = if stale { Occupancy::Stale } else { Occupancy::Held };
-            leases.push((address, hash(&holder.content()), occupancy));
-        }
-        self.table = Table::new(leases);
+            Ok::<_, io::Error>(())
+        })?;
         self.changed = true;
         Ok(())
+    }
+
+    /// The hash of a lease's holder, and whether it is alive; `None` when it is nobody's.
+    fn observe_one(&self, path: &Path) -> Option<(u64, Occupancy)> {
+        let (holder, file) = match lease::read(path) {
+            Ok(read) => read?,
+            Err(_) => return Some((0, Occupancy::Held)),
+        };
+        if holder == Holder::Nobody && std::fs::remove_file(path).is_ok() {
+            return None;
+        }
+        let stale = self.boot.is_some_and(|boot| boot.is_over(&file));
+        Some((hash(&holder.content()), if stale { Occupancy::Stale } else { Occupancy::Held }))
     }
 
     fn reserve(
