@@ -7,6 +7,7 @@ use kernel::nft::Rule;
 use plugins::bandwidth::config::Config as BandwidthConf;
 use plugins::bandwidth::shape::{bucket, is_bucket_for};
 use plugins::bridge::conf::Conf as BridgeConf;
+use plugins::firewall::config::{Config as FirewallConf, Pod};
 use plugins::host_local::allocate::{Leases, Occupancy, plan};
 use plugins::host_local::config::Config as HostLocalConf;
 use plugins::host_local::index::Table;
@@ -43,6 +44,10 @@ pub fn plugin(bytes: &[u8]) {
         if let (Ok(_), Some(prev)) = (PortmapConf::parse(&conf), &conf.prev_result) {
             let ifname = cni::IfName::parse("eth0").expect("a good name");
             let _ = PodAddresses::of(prev, &ifname).iter().count();
+        }
+        if let (Ok(firewall), Some(prev)) = (FirewallConf::parse(&conf), &conf.prev_result) {
+            let pod = Pod::of(prev);
+            let _ = (pod.ips(), pod.check_for(firewall.policy));
         }
         let _ = TuningConf::parse(&conf, args);
         let _ = TuningConf::parse_data_dir(&conf);
