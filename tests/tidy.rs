@@ -78,9 +78,8 @@ fn banned_name(name: &str) -> Option<String> {
     const STARTS: [&str; 4] = ["handle_", "do_", "get_", "process_"];
     // The one configuration key that carries a banned word.
     let words = snake(name).replace("data_dir", "");
-    let bare = name.trim_end_matches(['1', '2', '3']).trim_end_matches('_');
-    let numbered = name.ends_with(['1', '2', '3'])
-        && bare.ends_with(|last: char| last.is_ascii_lowercase())
+    let unnumbered = name.strip_suffix(['1', '2', '3']).unwrap_or("");
+    let numbered = unnumbered.trim_end_matches('_').ends_with(|last: char| last.is_ascii_lowercase())
         && !name.ends_with("_1")
         && !name.ends_with("v1");
     let bad = words.split('_').any(|word| WORDS.contains(&word))
