@@ -332,3 +332,19 @@ fn lock_works_on_a_file_and_on_a_directory() {
         probe.try_lock().expect("free again");
     }
 }
+
+#[test]
+fn data_dir_that_cannot_be_is_named_with_its_key() {
+    let net = small();
+    let file = net.leases().with_file_name("file");
+    std::fs::write(&file, "").expect("written");
+    let mut add = Request::new("ADD", "dummy", &net.conf);
+    add.conf["ipam"]["dataDir"] = json!(file);
+    let error = add.serve(&HostLocal).expect_err("a file is no directory");
+    let expected = format!("ipam.dataDir: create lease directory {}/net: ", file.display());
+    assert!(error["msg"].as_str().expect("text").starts_with(&expected), "{error}");
+    assert_eq!(error["code"], 5);
+    let status = Request { verb: "STATUS", ..add.clone() }.serve(&HostLocal).expect_err("no directory");
+    assert_eq!(status["code"], 50);
+    Request { verb: "DEL", ..add }.serve(&HostLocal).expect("nothing can be leased there");
+}

@@ -339,7 +339,7 @@ fn unwritable_data_dir_is_named_and_nothing_is_tuned() {
         let before = attributes(&pod);
         let conf = with(&conf(host, &pod, &json!({ "mtu": 1400 })), "dataDir", "/proc/nothing/here");
         let refused = message(host.call(&Tuning, "ADD", &pod, &conf));
-        assert!(refused.starts_with("tuning: remember the interface in /proc/nothing/here/"), "{refused}");
+        assert!(refused.starts_with("dataDir: remember the interface in /proc/nothing/here/"), "{refused}");
         assert_eq!(attributes(&pod), before);
     });
 }

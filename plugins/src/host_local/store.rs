@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -118,14 +118,14 @@ impl Store {
     fn lock_existing(&self) -> Result<Option<Locked<'_>>> {
         match self.lock() {
             Ok(locked) => Ok(Some(locked)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(self.io("lock", error)),
         }
     }
 
     fn lock(&self) -> io::Result<Locked<'_>> {
         let lock = match flock(&self.dir.join("lock")) {
-            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => None,
             lock => Some(lock?),
         };
         let dir = File::open(&self.dir)?;
@@ -144,7 +144,7 @@ impl Store {
     }
 
     fn io(&self, doing: &str, error: io::Error) -> Error {
-        Error::new(Code::IO, format!("host-local: {doing} lease directory {}: {error}", self.dir.display()))
+        Error::new(Code::IO, format!("ipam.dataDir: {doing} lease directory {}: {error}", self.dir.display()))
     }
 }
 
@@ -198,7 +198,7 @@ impl Locked<'_> {
             match self.apply(attachment, draft, &picks) {
                 Ok(()) => return Ok(picks),
                 // Somebody who takes no lock was faster: look again, once.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !retried => {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && !retried => {
                     retried = true;
                     self.observe().map_err(io)?;
                 }
@@ -307,12 +307,12 @@ impl Locked<'_> {
             return Ok(());
         }
         let dir = self.store.dir.display();
-        Err(Error::new(Code::IO, format!("host-local: in lease directory {dir}: {}", failed.join("; "))))
+        Err(Error::new(Code::IO, format!("ipam.dataDir: in lease directory {dir}: {}", failed.join("; "))))
     }
 
     fn unlink(&mut self, address: IpAddr) -> io::Result<()> {
         match std::fs::remove_file(self.path(address)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         self.table.remove(address);
@@ -363,7 +363,7 @@ pub fn flock(path: &Path) -> io::Result<File> {
     let path = if path.is_dir() { path.join("lock") } else { path.to_owned() };
     loop {
         let lock = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 OpenOptions::new().write(true).create(true).truncate(false).mode(0o750).open(&path)?
             }
             opened => opened?,

@@ -124,7 +124,7 @@ impl Backup {
         let text = originals.to_json(&owner.comment()).to_string();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.and_then(|()| self.publish(dir, text.as_bytes())).map_err(|e| {
-            Error::new(Code::IO, format!("tuning: remember the interface in {}: {e}", self.path.display()))
+            Error::new(Code::IO, format!("dataDir: remember the interface in {}: {e}", self.path.display()))
         })
     }
 
@@ -186,7 +186,7 @@ pub fn stale(data_dir: &Path, keep: &Keep) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(data_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::new(Code::IO, format!("tuning: list {}: {e}", data_dir.display()))),
+        Err(e) => return Err(Error::new(Code::IO, format!("dataDir: list {}: {e}", data_dir.display()))),
     };
     let is_stale = |path: &PathBuf| {
         let owner = read_json(path).and_then(|json| Some(json["owner"].as_str()?.to_owned()));
@@ -202,7 +202,7 @@ pub fn stale(data_dir: &Path, keep: &Keep) -> Result<Vec<PathBuf>> {
 pub fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::new(Code::IO, format!("tuning: remove {}: {e}", path.display())))
+            Err(Error::new(Code::IO, format!("dataDir: remove {}: {e}", path.display())))
         }
         _ => Ok(()),
     }
