@@ -366,7 +366,7 @@ impl Iptables {
 /// the calling thread must be in the same network namespace.
 pub fn holders(netfilter: &mut Socket, family: Family, table: Table, chain: &str) -> Result<Vec<Iptables>> {
     let mut holders = Vec::new();
-    if nft::chain_exists(netfilter, &nft_table(family, table), chain)? {
+    if nft::is_supported(netfilter)? && nft::chain_exists(netfilter, &nft_table(family, table), chain)? {
         holders.push(Iptables { family, variant: Variant::Nft });
     }
     if legacy_table(family, table) {

@@ -33,7 +33,7 @@ pub fn check_chain_name(chain: &str) -> Result<(), String> {
 /// The iptables of `family` whose `table` is in use in any way; found without running or loading anything.
 pub fn users(host: &mut Socket, family: Family, table: Table) -> kernel::Result<Vec<Iptables>> {
     let mut users = Vec::new();
-    if nft::table_exists(host, &iptables::nft_table(family, table))? {
+    if nft::is_supported(host)? && nft::table_exists(host, &iptables::nft_table(family, table))? {
         users.push(Iptables { family, variant: Variant::Nft });
     }
     if iptables::legacy_table(family, table) {

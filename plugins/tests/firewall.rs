@@ -35,7 +35,7 @@ fn add(host: &Host, member: &Member, conf: &Value) {
 }
 
 fn ruleset(host: &Host) -> String {
-    host.sh("nft list ruleset")
+    host.sh("nft --stateless list ruleset")
 }
 
 /// A member without links, for tests of rules.

@@ -54,7 +54,7 @@ fn add(host: &Host, member: &Member, conf: &Value) {
 }
 
 fn ruleset(host: &Host) -> String {
-    host.sh("nft list ruleset")
+    host.sh("nft --stateless list ruleset")
 }
 
 #[test]
@@ -247,6 +247,58 @@ fn udp_takeover_reaches_the_second_container() {
             assert_eq!(flow.ask(), None, "{backend}: nothing answers after DEL");
         });
     }
+}
+
+#[test]
+fn udp_flows_of_others_live_on_when_ports_come_and_go() {
+    on_new_host(|host| {
+        let (server, client) = (join_pods(host), join_outside(host));
+        let _serving = Server::udp(&host.netns, "0.0.0.0:9999", "host");
+        let flow = UdpClient::new(client.netns(), "203.0.113.1:9999");
+        flow.hears("host");
+        host.sh("nft 'table ip t { chain c { type filter hook input priority 0; ct state established; }; }'");
+        flow.hears("host");
+        let flows =
+            || host.sh("conntrack -L -p udp --orig-port-dst 9999 2>/dev/null | wc -l").trim().to_owned();
+        assert_eq!(flows(), "1");
+        let both = json!([
+            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+            { "hostPort": 5353, "containerPort": 53, "protocol": "udp" },
+        ]);
+        for mappings in [tcp_80(), both] {
+            let conf = conf("nftables", mappings);
+            add(host, &server, &conf);
+            call(host, "DEL", &server, &conf).expect("DEL");
+            assert_eq!(flows(), "1", "{conf}");
+        }
+    });
+}
+
+#[test]
+fn del_of_the_references_nftables_layout() {
+    on_new_host(|host| {
+        let (pod, other) = (join_pods(host), join_pods(host));
+        let rule = |chain: &str, id: &str, what: &str| {
+            format!("add rule ip cni_hostport {chain} {what} comment \"{id}\"\n")
+        };
+        let mut script = "add table ip cni_hostport\nadd chain ip cni_hostport hostports\n\
+                          add chain ip cni_hostport masquerading\n"
+            .to_owned();
+        for (member, port) in [(&pod, 8080), (&other, 8081)] {
+            let (id, ip) = (&member.pod.id, member.ip(0));
+            script += &rule("hostports", id, &format!("tcp dport {port} dnat to {ip}:80"));
+            script += &rule("masquerading", id, &format!("ip saddr {ip} ip daddr {ip} masquerade"));
+            script += &rule("masquerading", id, &format!("ip saddr 127.0.0.1 ip daddr {ip} masquerade"));
+        }
+        std::fs::write(host.bin_dir().join("script"), script).expect("a file");
+        host.sh(&format!("nft -f {}", host.bin_dir().join("script").display()));
+        let v4 = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "0.0.0.0" }]);
+        call(host, "CHECK", &pod, &conf("nftables", v4.clone())).expect("the reference's rules pass");
+        call(host, "DEL", &pod, &conf("nftables", v4.clone())).expect("DEL");
+        call(host, "CHECK", &pod, &conf("nftables", v4)).expect_err("they are gone");
+        let left = ruleset(host);
+        assert!(!left.contains(&pod.pod.id) && left.matches(&other.pod.id).count() == 3, "{left}");
+    });
 }
 
 #[test]

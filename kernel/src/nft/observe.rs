@@ -36,6 +36,22 @@ pub fn probe(socket: &mut Socket) -> Result<()> {
     }
 }
 
+/// Whether this kernel has nf_tables at all.
+///
+/// # Errors
+/// When that can't be found out, for lack of privilege for instance.
+pub fn is_supported(socket: &mut Socket) -> Result<bool> {
+    match generation(socket) {
+        Ok(_) => Ok(true),
+        Err(Error::Kernel { errno, .. })
+            if matches!(errno.0, libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) =>
+        {
+            Ok(false)
+        }
+        Err(other) => Err(other),
+    }
+}
+
 /// The ruleset's generation: it changes with every committed batch of anybody in this network namespace.
 pub fn generation(socket: &mut Socket) -> Result<u32> {
     let op = Op::new("read the nf_tables generation", request(wire::MSG_GETGEN, 0, Family::Inet));

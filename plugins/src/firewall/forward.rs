@@ -88,16 +88,20 @@ pub(super) fn remove(
     pod: &Pod,
     is_gone: impl Fn(&str) -> bool,
 ) -> Result<()> {
+    let has_nftables = nft::is_supported(host)?;
     for family in families(ips) {
         let table = filter_table(family);
-        if nft::chain_exists(host, &table, STAGE_1)? {
+        if has_nftables && nft::chain_exists(host, &table, STAGE_1)? {
             super::iptables::remove(Iptables { family, variant: Variant::Nft }, ips, pod)?;
-        } else {
+        } else if has_nftables {
             nft::converge(host, |host| plan_remove(host, &table, ips))?;
         }
         if legacy_table(family, IptablesTable::Filter) {
             super::iptables::remove(Iptables { family, variant: Variant::Legacy }, ips, pod)?;
         }
+    }
+    if !has_nftables {
+        return Ok(());
     }
     nft::converge(host, |host| {
         let mut batch = Batch::new();

@@ -109,10 +109,12 @@ impl Plugin for Firewall {
         let Some(valid) = &call.valid else { return Ok(()) };
         let mut host = open_host()?;
         let keep = Keep::new(&call.conf.name, valid);
-        let (released, ours) = match nftables::gc(&mut host, &keep) {
-            Ok(released) => (released, Ok(())),
-            Err(error) => (Vec::new(), Err(failed(error))),
-        };
+        if !nft::is_supported(&mut host).map_err(failed)? {
+            // Nothing says whose the addresses in iptables' rules are.
+            return Ok(());
+        }
+        let (released, ours) = nftables::gc(&mut host, &keep)
+            .map_or_else(|error| (Vec::new(), Err(failed(error))), |released| (released, Ok(())));
         let elsewhere =
             forward::remove(&mut host, &released, &Pod::default(), |comment| keep.is_stale(comment));
         gather([ours, elsewhere.map_err(failed), leave_zone(&config, &released)])
@@ -168,7 +170,7 @@ fn admit(host: &mut Socket, backend: &mut Backend, owner: &Owner, config: &Confi
         }
         Backend::Iptables => {
             // A kernel without nf_tables has no record; DEL then goes by the result of ADD, as the reference does.
-            if nft::probe(host).is_ok() {
+            if nft::is_supported(host).map_err(failed)? {
                 nftables::ensure(host, owner, pod, IngressPolicy::Open, Purpose::Record).map_err(failed)?;
             }
             iptables::families(&pod.ips())
@@ -183,13 +185,10 @@ fn admit(host: &mut Socket, backend: &mut Backend, owner: &Owner, config: &Confi
 
 /// Carries DEL out, on every backend.
 fn dismiss(host: &mut Socket, owner: &Owner, config: &Config, pod: &Pod) -> Result<()> {
-    let (ips, ours) = match nftables::remove(host, owner, pod) {
-        Ok(ips) => (ips, Ok(())),
-        Err(error) if nft::probe(host).is_err() && !pod.addresses.is_empty() => {
-            drop(error);
-            (pod.ips(), Ok(()))
-        }
-        Err(error) => (Vec::new(), Err(failed(error))),
+    let (ips, ours) = match nft::is_supported(host).map_err(failed)? {
+        true => nftables::remove(host, owner, pod)
+            .map_or_else(|error| (Vec::new(), Err(failed(error))), |ips| (ips, Ok(()))),
+        false => (pod.ips(), Ok(())),
     };
     let elsewhere = forward::remove(host, &ips, pod, |comment| owner.owns(comment)).map_err(failed);
     gather([ours, elsewhere, leave_zone(config, &ips)])

@@ -13,9 +13,8 @@ use std::net::IpAddr;
 
 use cni::{Attachment, Error, Result};
 use ipnetwork::IpNetwork;
-use kernel::iptables::{self, Family, Iptables, Ruleset, Script, Table, Variant, quoted};
+use kernel::iptables::{self, Family, Iptables, Ruleset, Script, Table, quoted};
 use kernel::netlink::Socket;
-use kernel::nft;
 
 use super::config::{Conditions, Config, Mapping, PodAddresses, Protocol, SetMark};
 use crate::error::gather;
@@ -116,7 +115,8 @@ pub(super) fn gc(host: &mut Socket, network: &str, valid: &[Attachment]) -> Resu
         valid.iter().map(|who| dnat_chain(network, who.container_id.as_str())).collect();
     gather(Family::BOTH.map(|family| {
         gather(
-            holders_of_any(host, family)?
+            iptables::holders(host, family, Table::Nat, DNAT)
+                .map_err(failed)?
                 .into_iter()
                 .map(|iptables| remove_chains(iptables, |seen| stale(seen, network, &keep))),
         )
@@ -138,18 +138,6 @@ pub(super) fn status() -> Result<()> {
         let outcome = Iptables::host(*family).observe(Table::Nat);
         outcome.map(|_| ()).map_err(failed)
     })
-}
-
-fn holders_of_any(host: &mut Socket, family: Family) -> Result<Vec<Iptables>> {
-    let mut holders = Vec::new();
-    let table = iptables::nft_table(family, Table::Nat);
-    if nft::chain_exists(host, &table, DNAT).map_err(failed)? {
-        holders.push(Iptables { family, variant: Variant::Nft });
-    }
-    if iptables::legacy_table(family, Table::Nat) {
-        holders.push(Iptables { family, variant: Variant::Legacy });
-    }
-    Ok(holders)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]

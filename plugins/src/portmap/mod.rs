@@ -54,10 +54,17 @@ impl Plugin for Portmap {
         };
         let mut host = open_host()?;
         let owner = Owner::new(&call.conf.name, &call.attachment);
-        let ours = nftables::remove(&mut host, &owner, &config, pods).map_err(failed);
-        let (released, ours) = ours.map_or_else(|e| (Vec::new(), Err(e)), |released| (released, Ok(())));
         let container_id = call.attachment.container_id.as_str();
-        let reference = reference::remove(&mut host, container_id).map_err(failed);
+        let has_nftables = nft::is_supported(&mut host).map_err(failed)?;
+        let ours = match has_nftables {
+            true => nftables::remove(&mut host, &owner, &config, pods).map_err(failed),
+            false => Ok(Vec::new()),
+        };
+        let (released, ours) = ours.map_or_else(|e| (Vec::new(), Err(e)), |released| (released, Ok(())));
+        let reference = match has_nftables {
+            true => reference::remove(&mut host, container_id).map_err(failed),
+            false => Ok(()),
+        };
         let rules = iptables::remove(&mut host, &call.conf.name, container_id);
         let flows = forget_flows_of(&mut host, &config, pods, &released);
         gather([ours, reference, rules, flows])
@@ -76,7 +83,10 @@ impl Plugin for Portmap {
     fn gc(&self, call: &GcCall) -> Result<()> {
         let Some(valid) = &call.valid else { return Ok(()) };
         let mut host = open_host()?;
-        let ours = nftables::gc(&mut host, &Keep::new(&call.conf.name, valid)).map_err(failed);
+        let ours = match nft::is_supported(&mut host).map_err(failed)? {
+            true => nftables::gc(&mut host, &Keep::new(&call.conf.name, valid)).map_err(failed),
+            false => Ok(()),
+        };
         gather([ours, iptables::gc(&mut host, &call.conf.name, valid)])
     }
 
@@ -114,10 +124,10 @@ fn add_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Resul
         let _ = iptables::remove(&mut host, &owner.network, call.attachment.container_id.as_str());
         return Err(error);
     }
-    let lasting = flows_to(config);
-    if !lasting.ports.is_empty() {
+    let flows = flows_to(config);
+    if !flows.ports.is_empty() {
         // Flows that the new ports should have got. Not worth failing for: at worst they end by themselves.
-        let _ = conntrack::flush(&mut host, &lasting);
+        let _ = conntrack::flush(&mut host, &flows);
     }
     Ok(())
 }
@@ -131,7 +141,7 @@ fn route_loopback(pod: std::net::IpAddr) -> Result<()> {
     sysctl::ensure(&key, "1").map(|_| ()).map_err(failed)
 }
 
-/// Flows to the mapped ports that never end by themselves.
+/// Flows to the mapped ports that never end by themselves. Without such ports this describes all flows there are.
 fn flows_to(config: &Config) -> conntrack::Filter {
     let lasting = config.mappings.iter().filter(|mapping| is_lasting(mapping.protocol.number()));
     let mut ports: Vec<u16> = lasting.map(|mapping| mapping.host_port).collect();

@@ -27,7 +27,7 @@
 //! routed. With `masqAll`, all. The key holds the port before and after translation, and the rule asks for `ct status
 //! dnat`, so that what reaches the pod by another way (directly, or through a Service) keeps its source.
 //!
-//! **Loopback.** For `127.0.0.1:8080` to work the link to the pod has `route_localnet` on; chain `loopback` keeps the
+//! **Loopback.** `[::1]` is never translated: Linux routes it nowhere, whatever the rules say. For `127.0.0.1:8080` to work the link to the pod has `route_localnet` on; chain `loopback` keeps the
 //! pods from reaching the host's loopback addresses by it.
 //!
 //! **Conditions** have maps and a chain of their own, `hostports-<hash>`, entered by a rule that asks for them, so
