@@ -229,6 +229,8 @@ fn udp_takeover_reaches_the_second_container() {
     for backend in BACKENDS {
         on_new_host(|host| {
             let (first, second, client) = (join_pods(host), join_pods(host), join_outside(host));
+            // Without any rule left the kernel would stop translating old flows by itself.
+            add(host, &join_pods(host), &conf(backend, tcp_80()));
             let _one = Server::udp(first.netns(), "0.0.0.0:53", "first");
             let _two = Server::udp(second.netns(), "0.0.0.0:53", "second");
             let conf = conf(backend, udp_53());
