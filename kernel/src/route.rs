@@ -214,8 +214,8 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
     Ok(routes)
 }
 
-/// The index of the link by which packets from this host to `to` leave; `None` when there is no route.
-pub fn outgoing_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
+/// The index of the link that `to` is directly behind; `None` when there is no route, or only one over a gateway.
+pub fn attached_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
     let mut header = [0; 12];
     header[0] = u8::try_from(if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }).unwrap_or(0);
     header[1] = if to.is_ipv4() { 32 } else { 128 };
@@ -225,6 +225,9 @@ pub fn outgoing_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
         Ok(replies) => Ok(replies
             .iter()
             .filter(|reply| reply.kind == libc::RTM_NEWROUTE)
+            .filter(|reply| {
+                reply.payload.get(12..).is_some_and(|of| attrs(of).find_attr(libc::RTA_GATEWAY).is_none())
+            })
             .find_map(|reply| attrs(reply.payload.get(12..)?).find_attr(libc::RTA_OIF).and_then(u32_ne))),
         Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENETUNREACH) => Ok(None),
         Err(error) => Err(error),

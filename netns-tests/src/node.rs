@@ -79,7 +79,8 @@ impl Node {
                 let groups = space.try_sh("bridge fdb show dev eth0").ok()?;
                 let is_local = routes.contains(&format!("local {address} "));
                 let is_linked = links.contains("fe80") && !links.contains("tentative");
-                (is_local && is_linked && groups.contains(group)).then_some(())
+                let is_up = space.try_sh("ip link show dev eth0").ok()?.contains("state UP");
+                (is_local && is_linked && is_up && groups.contains(group)).then_some(())
             });
         }
         Ok(())

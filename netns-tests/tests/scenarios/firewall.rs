@@ -106,10 +106,14 @@ on_bowline_iptables! {
     /// The reference's chains, for hosts whose firewall is iptables: FORWARD drops, pods pass.
     fn rules_iptables(node, subject) {
         node.sh("iptables -P FORWARD DROP");
-        reach(node, subject, &json!({"backend": "iptables"}), (true, true));
+        let keys = json!({"backend": "iptables"});
+        let on_a = network(subject, "foo", keys.clone()).add(node, &node.pod("a"), Request::default()).unwrap();
         let rules = node.sh("iptables -S");
         assert!(rules.contains("-A FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD"), "{rules}");
         assert!(rules.contains("-j CNI-ADMIN"), "{rules}");
+        on_a.del(node).unwrap();
+        node.delete_bridge("foo0");
+        reach(node, subject, &keys, (true, true));
         node.sh("iptables -P FORWARD ACCEPT");
     }
 
@@ -118,11 +122,10 @@ on_bowline_iptables! {
         reach(node, subject, &json!({"backend": "iptables", "ingressPolicy": "same-bridge"}), (true, false));
     }
 
-    /// Keeping neighbours apart too; bridged packets pass iptables only with br_netfilter switched on.
+    /// Keeping neighbours apart too; bridged packets pass iptables only with br_netfilter switched on, its default.
     fn isolated_iptables(node, subject) {
-        node.write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1");
+        assert_eq!(node.read("/proc/sys/net/bridge/bridge-nf-call-iptables"), "1");
         reach(node, subject, &json!({"backend": "iptables", "ingressPolicy": "isolated"}), (false, false));
-        node.write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
     }
 
     /// The administrator's chain by another name.

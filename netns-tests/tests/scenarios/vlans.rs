@@ -118,7 +118,10 @@ on_both_with_vlans! {
             let server = Server::tcp(&b, (on_b.ips()[family], 80), "b");
             assert_eq!(ask_tcp(&a, server.address), Some(format!("b {}", on_a.ips()[family])));
         }
-        on_a.check(node).unwrap();
+        if !subject.is_reference {
+            // The reference fixes the bridge's MAC address only together with a gateway address on the bridge itself.
+            on_a.check(node).unwrap();
+        }
         on_a.del(node).unwrap();
         on_b.del(node).unwrap();
         // The gateway's cable belongs to the node, as the bridge does.

@@ -133,9 +133,10 @@ fn add_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Resul
 }
 
 /// Lets the host's loopback address reach the pod: `127.0.0.1:port` is translated on its way out of the link to it.
+/// A pod that is only reached over a gateway does without: an uplink never takes loopback addresses because of us.
 fn route_loopback(pod: std::net::IpAddr) -> Result<()> {
     let mut host = Socket::open(Netlink::Route).map_err(kernel_error)?;
-    let Some(index) = route::outgoing_link(&mut host, pod).map_err(failed)? else { return Ok(()) };
+    let Some(index) = route::attached_link(&mut host, pod).map_err(failed)? else { return Ok(()) };
     let Some(link) = link::find_index(&mut host, index).map_err(failed)? else { return Ok(()) };
     let key = format!("net/ipv4/conf/{}/route_localnet", link.id.name);
     sysctl::ensure(&key, "1").map(|_| ()).map_err(failed)
