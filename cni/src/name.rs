@@ -48,6 +48,9 @@ impl IfName {
         if text.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace()) {
             return refuse("interface name contains / or : or whitespace characters");
         }
+        if text.contains('%') {
+            return refuse("interface name contains %, which the kernel takes for a pattern");
+        }
         Ok(IfName(text.to_owned()))
     }
 

@@ -20,6 +20,11 @@ impl Mac {
         Mac(bytes.to_vec())
     }
 
+    /// Whether an Ethernet link may bear it: six bytes, not all zero, not of a group.
+    pub fn is_assignable(&self) -> bool {
+        self.0.len() == 6 && self.0[0] & 1 == 0 && self.0.iter().any(|byte| *byte != 0)
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0

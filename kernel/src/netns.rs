@@ -34,13 +34,13 @@ impl Netns {
     ///
     /// # Errors
     /// [`Error::Io`] with ENOENT when the path is missing ([`Error::is_absent`] is true then);
-    /// [`Error::NotANetns`] when it is neither on nsfs nor on procfs.
+    /// [`Error::NotANetns`] when it is neither on nsfs nor on procfs, or a namespace of another kind.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let doing = || format!("open network namespace {}", path.display());
         let file = File::open(path).map_err(|e| Error::io(doing(), e))?;
         let magic = filesystem_magic(&file).map_err(|e| Error::io(doing(), e))?;
-        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+        if (magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC) || !may_be_network(&file) {
             return Err(Error::NotANetns { path: path.to_owned() });
         }
         Ok(Netns { file: Arc::new(file), path: path.to_owned() })
@@ -106,6 +106,14 @@ impl AsFd for Netns {
     }
 }
 
+/// False for namespaces of other kinds. Before Linux 4.11 the kernel does not tell.
+fn may_be_network(file: &File) -> bool {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: this request takes no argument and touches no memory.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    kind < 0 || kind == libc::CLONE_NEWNET
+}
+
 fn filesystem_magic(file: &File) -> io::Result<i64> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: fstatfs fills the struct it is given; zeroed bytes are a valid statfs.
@@ -128,6 +136,8 @@ mod tests {
         assert!(missing.is_absent(), "{missing}");
         let file = Netns::open("/etc/hostname").expect_err("a plain file");
         assert!(matches!(file, Error::NotANetns { .. }), "{file}");
+        let other = Netns::open("/proc/self/ns/mnt").expect_err("a namespace of another kind");
+        assert!(matches!(other, Error::NotANetns { .. }), "{other}");
     }
 
     #[test]

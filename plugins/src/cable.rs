@@ -64,11 +64,13 @@ impl Cable {
         Ok(())
     }
 
-    /// What ADD reported: the addresses, and the end on the host if it is still that one.
+    /// What ADD reported: more addresses, and the end on the host if it is still that one. The addresses found in the
+    /// pod count as well: a runtime's record may be of an earlier ADD.
     fn recall(&mut self, host: &mut Socket, prev: &AddResult, ifname: &str) -> Result<()> {
-        let recorded = configure::own_ips(prev, ifname);
-        if !recorded.is_empty() {
-            self.ips = recorded;
+        for recorded in configure::own_ips(prev, ifname) {
+            if self.ips.iter().all(|ip| ip.address != recorded.address) {
+                self.ips.push(recorded);
+            }
         }
         let inside = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty());
         self.mac = self.mac.take().or_else(|| inside.and_then(|i| i.mac.parse().ok()));

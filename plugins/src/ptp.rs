@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Error, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, Dns, Error, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
 use ipnetwork::IpNetwork;
 use kernel::addr::{self, Dad};
 use kernel::link::{self, Link};
@@ -98,6 +98,7 @@ impl Plugin for Ptp {
 
 fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let conf = Conf::parse(&call.conf)?;
+    dns::choose(&call.conf, Dns::default())?;
     let pod = pod::open(&call.netns)?;
     let (mut result, undo_lease) = lease(call)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;

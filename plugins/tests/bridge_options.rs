@@ -162,6 +162,53 @@ fn bridge_late_failure_releases_everything() {
     });
 }
 
+/// What an ADD made for itself goes when it fails, early or late; the bridge of a living pod stays.
+#[test]
+fn bridge_late_failure_leaves_no_bridge_of_its_own() {
+    on_new_host(|host| {
+        let before = host.sh("ip -d link; ip -4 route show table all; nft list ruleset");
+        let pod = host.new_pod();
+        for (key, value) in [
+            ("ipam", json!({ "type": "no-such-plugin" })),
+            ("ipam", json!({ "type": "host-local", "subnet": "10.1.0.1/24" })),
+            (
+                "ipam",
+                json!({ "type": "static", "addresses": [{ "address": "10.1.0.5/24" }],
+                "routes": [{ "dst": "192.0.2.0/24", "gw": "203.0.113.1" }] }),
+            ),
+            ("dns", json!(5)),
+        ] {
+            let mut wrong = conf(host, json!({ "ipMasq": true }));
+            wrong[key] = value;
+            host.call(&Bridge, "ADD", &pod, &wrong).expect_err("wrong input");
+            let after = host.sh("ip -d link; ip -4 route show table all; nft list ruleset");
+            assert_eq!(after, before, "{key}: {}", wrong[key]);
+            assert_eq!(leases(host), Vec::<String>::new());
+        }
+        let neighbour = host.new_pod();
+        add(host, &neighbour, &conf(host, json!({})));
+        let mut wrong = conf(host, json!({}));
+        wrong["ipam"] = json!({ "type": "no-such-plugin" });
+        host.call(&Bridge, "ADD", &pod, &wrong).expect_err("wrong input");
+        assert!(host.link("br0").is_some());
+    });
+}
+
+/// libcni keeps the result of an earlier ADD when a later one fails half-way: DEL goes by what it finds as well.
+#[test]
+fn bridge_del_with_the_result_of_an_earlier_add_leaves_nothing() {
+    on_new_host(|host| {
+        let (pod, conf) = (host.new_pod(), conf(host, json!({ "ipMasq": true })));
+        let before = host.sh("nft list ruleset");
+        let first = add(host, &pod, &conf);
+        del(host, &pod, &after(&conf, Version::V1_1_0, &first));
+        let second = add(host, &pod, &conf);
+        assert_ne!(first["ips"], second["ips"]);
+        del(host, &pod, &after(&conf, Version::V1_1_0, &first));
+        assert_eq!((veths(host), leases(host), host.sh("nft list ruleset")), (0, vec![], before));
+    });
+}
+
 #[test]
 fn bridge_late_failure_of_a_second_add_leaves_the_first() {
     on_new_host(|host| {

@@ -225,7 +225,8 @@ fn sysctl_refused_later_takes_the_earlier_back_and_leaves_the_interface_alone() 
                 json!({ "txQLen": 7, "mtu": 7, "sysctl": { "net.core.somaxconn": "501" } }),
                 "mtu: set the MTU of eth0 to 7",
             ),
-            (json!({ "mac": "zz" }), "mac: \"zz\" is not a hardware address"),
+            (json!({ "mac": "zz" }), "mac: \"zz\" is no hardware address that a link can have"),
+            (json!({ "mac": "01:00:5e:00:00:01" }), "mac: \"01:00:5e:00:00:01\" is no hardware address"),
             (json!({ "mtu": -5 }), "mtu: -5 is not an integer"),
             (
                 json!({ "sysctl": { "net.core.somaxconn": 5 } }),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Error, IpConfig, Result, Route};
+use cni::{AddResult, Call, Dns, Error, IpConfig, Result, Route};
 use ipnetwork::IpNetwork;
 use kernel::link::{self, Link};
 use kernel::netlink::{Protocol, Socket};
@@ -19,15 +19,16 @@ use crate::{dns, ipam, kernel_error, masquerade, pod, veth};
 /// Position of the pod's end among the result's interfaces: after the bridge and the end on the host.
 const CONTAINER: i64 = 2;
 
-/// Makes the attachment. Whatever fails, what was made for it is unmade; the bridge stays, for others may use it.
+/// Makes the attachment. Whatever fails, what was made for it is unmade; the bridge too, unless others use it.
 ///
 /// # Errors
 /// Bad configuration, a refusal of the kernel or of the IPAM plug-in.
 pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let conf = Conf::parse(&call.conf, &call.args)?;
+    dns::choose(&call.conf, Dns::default())?;
     let pod = pod::open(&call.netns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
-    let bridge = port::ensure_bridge(&mut host, &conf)?;
+    let (bridge, undo_bridge) = port::ensure_bridge(&mut host, &conf)?;
     let plan = veth::Plan {
         pod: &pod,
         ifname: &call.attachment.ifname,
@@ -56,6 +57,7 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     undo_rules.commit();
     undo_lease.commit();
     undo_pair.commit();
+    undo_bridge.commit();
     Ok(result)
 }
 

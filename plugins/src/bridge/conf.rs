@@ -224,8 +224,10 @@ fn choose_mac(raw: &Raw, args: &str) -> Result<Option<Mac>> {
     let given = sources.into_iter().find_map(|(key, text)| Some((key, text.filter(|t| !t.is_empty())?)));
     let Some((key, text)) = given else { return Ok(None) };
     match text.parse::<Mac>() {
-        Ok(mac) if mac.bytes().len() == 6 => Ok(Some(mac)),
-        _ => Err(Error::config(format!("bridge: {key}: `{text}` is not an Ethernet hardware address"))),
+        Ok(mac) if mac.is_assignable() => Ok(Some(mac)),
+        _ => {
+            Err(Error::config(format!("bridge: {key}: `{text}` is no hardware address of an Ethernet link")))
+        }
     }
 }
 
@@ -367,6 +369,14 @@ mod tests {
             (json!({ "mtu": 70_000 }), "mtu: 70000 is outside"),
             (json!({ "bridge": "a-name-that-is-too-long" }), "bridge: `a-name-that-is-too-long`"),
             (json!({ "runtimeConfig": { "mac": "pear" } }), "runtimeConfig.mac: `pear`"),
+            (
+                json!({ "runtimeConfig": { "mac": "01:00:5e:00:00:01" } }),
+                "runtimeConfig.mac: `01:00:5e:00:00:01`",
+            ),
+            (
+                json!({ "args": { "cni": { "mac": "00:00:00:00:00:00" } } }),
+                "args.cni.mac: `00:00:00:00:00:00`",
+            ),
             (json!({ "ipMasqBackend": "pear" }), "ipMasqBackend: \"pear\""),
         ] {
             let refusal = refusal(&keys);

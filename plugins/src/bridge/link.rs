@@ -6,25 +6,33 @@ use cni::{Error, Result};
 use kernel::bridge::{self, PortChange, VlanRange, VlanSide};
 use kernel::link::{self, Kind, Link, LinkId, NewEnd, OperState, Switch};
 use kernel::netlink::monitor::GROUP_LINK;
-use kernel::netlink::{Monitor, Op, Socket};
+use kernel::netlink::{Monitor, Op, Protocol, Socket, delete_link_early};
 use kernel::{Errno, random, sysctl};
 
 use super::conf::{Conf, ranges};
+use crate::undo::Undo;
 use crate::{configure, kernel_error};
 
 /// How long a port may take to come up: the sum of the reference's waits.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
 
 /// Makes the bridge, or finds it; sets it up, and promiscuous where asked. An existing bridge keeps its MTU and its
-/// VLAN filtering.
+/// VLAN filtering. The guard unmakes it, when this call has made it and nobody else is on it.
 ///
 /// # Errors
 /// A link of that name is no bridge; the kernel's refusal.
-pub fn ensure_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
-    let found = match link::find(host, &conf.bridge).map_err(kernel_error)? {
-        Some(found) => found,
+pub fn ensure_bridge(host: &mut Socket, conf: &Conf) -> Result<(Link, Undo<impl FnOnce() + use<>>)> {
+    let (found, fresh) = match link::find(host, &conf.bridge).map_err(kernel_error)? {
+        Some(found) => (found, false),
         None => make_bridge(host, conf)?,
     };
+    let made = found.id.clone();
+    let undo = Undo::new(move || {
+        if fresh {
+            // The ADD has failed with an error of its own.
+            let _ = delete_unused(&made);
+        }
+    });
     if found.kind != "bridge" {
         let kind = if found.kind.is_empty() { "physical link" } else { &found.kind };
         let what = format!("bridge: bridge: `{}` exists already and is no bridge but a {kind}", conf.bridge);
@@ -38,11 +46,21 @@ pub fn ensure_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
         ops.push(link::set_up(&found.id, Switch::On));
     }
     host.apply(&ops).map_err(kernel_error)?;
-    Ok(found)
+    Ok((found, undo))
 }
 
-/// The bridge gets a hardware address of its own, so that it does not change with its ports.
-fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
+/// Deletes a bridge, unless another ADD has put a port on it.
+fn delete_unused(bridge: &LinkId) -> kernel::Result<()> {
+    let mut host = Socket::open(Protocol::Route)?;
+    if link::list(&mut host)?.iter().any(|port| port.master == Some(bridge.index)) {
+        return Ok(());
+    }
+    delete_link_early(None, bridge.index, &bridge.name)
+}
+
+/// The bridge gets a hardware address of its own, so that it does not change with its ports, and by which we know
+/// whether it was this call that made it (true).
+fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<(Link, bool)> {
     let mac = random::mac().map_err(kernel_error)?;
     let new = NewEnd { name: &conf.bridge, mtu: conf.mtu, mac: Some(&mac), ..NewEnd::default() };
     let kind = Kind::Bridge { vlan_filtering: conf.vlans.filtering() };
@@ -57,7 +75,9 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<Link> {
     keep_router_advertisements_out(&conf.bridge);
     configure::trust_own_addresses(&conf.bridge);
     let made = link::find(host, &conf.bridge).map_err(kernel_error)?;
-    made.ok_or_else(|| Error::internal(format!("{} vanished once made", conf.bridge)))
+    let made = made.ok_or_else(|| Error::internal(format!("{} vanished once made", conf.bridge)))?;
+    let fresh = made.mac.as_ref() == Some(&mac);
+    Ok((made, fresh))
 }
 
 /// A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.

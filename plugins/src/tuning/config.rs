@@ -115,7 +115,10 @@ fn or_default(data_dir: String) -> PathBuf {
 }
 
 fn parse_mac(key: &str, text: &str) -> Result<Mac> {
-    text.parse().map_err(|_| Error::config(format!("{key}: {text:?} is not a hardware address")))
+    match text.parse::<Mac>() {
+        Ok(mac) if mac.bytes().len() != 6 || mac.is_assignable() => Ok(mac),
+        _ => Err(Error::config(format!("{key}: {text:?} is no hardware address that a link can have"))),
+    }
 }
 
 /// A map of texts in the order of the document.
