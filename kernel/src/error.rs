@@ -105,6 +105,11 @@ impl Error {
         self.errno() == Some(Errno(libc::EAGAIN))
     }
 
+    /// Whether this kernel cannot do it: EOPNOTSUPP or EAFNOSUPPORT.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.errno(), Some(Errno(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)))
+    }
+
     /// Whether the thing existed already.
     pub fn is_present(&self) -> bool {
         self.errno() == Some(Errno(libc::EEXIST))

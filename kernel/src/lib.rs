@@ -20,6 +20,7 @@ pub mod link;
 pub mod lock;
 pub mod mac;
 pub mod neigh;
+pub mod netconf;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::Result;
 use crate::addr::family;
 use crate::netlink::attr::{attrs, ip, u32_ne};
 use crate::netlink::{Attrs, Message, Op, Reply, Socket};
-use crate::{Error, Result};
 
 /// The main table.
 pub const MAIN: u32 = 254;
@@ -203,7 +203,7 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
         match socket.dump(&Op::new("list routes", message)) {
             Ok(replies) => routes.extend(replies.iter().filter_map(Route::parse)),
             // A table nobody has used yet, or a family the kernel lacks.
-            Err(error) if error.is_absent() || is_unsupported(&error) => {}
+            Err(error) if error.is_absent() || error.is_unsupported() => {}
             Err(error) => return Err(error),
         }
     }
@@ -232,10 +232,6 @@ pub fn attached_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
         Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENETUNREACH) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn is_unsupported(error: &Error) -> bool {
-    error.errno().is_some_and(|errno| matches!(errno.0, libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
 impl Route {

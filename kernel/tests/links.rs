@@ -11,7 +11,8 @@ use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
 use kernel::netlink::monitor::{GROUP_IPV6_ADDR, GROUP_LINK};
 use kernel::netlink::{Monitor, Reply, Socket};
 use kernel::rule::{self, Rule};
-use kernel::{Mac, neigh, route, sysctl, tc};
+use kernel::sysctl::{self, Keys};
+use kernel::{Mac, neigh, netconf, route, tc};
 use support::{in_new_netns, new_netns, socket, socket_in};
 
 fn end(name: &str) -> NewEnd<'_> {
@@ -350,5 +351,36 @@ fn forward_write_of_a_value_that_is_there_is_not_made() {
         let ports: Vec<String> = (0..100).map(|n| (10_000 + 2 * n).to_string()).collect();
         sysctl::write(long, &ports.join(",")).expect("write");
         assert_eq!(sysctl::read(long).expect("a long value"), ports.join(","));
+    });
+}
+
+#[test]
+fn a_procfs_of_our_own_shows_the_threads_namespace() {
+    in_new_netns(|| {
+        make_link(&mut socket(), "d0.7");
+        let (fresh, shared) = (Keys::fresh(), Keys::shared());
+        fresh.write("net/ipv6/conf/d0.7/accept_ra", "0").expect("write");
+        assert_eq!(shared.read("net/ipv6/conf/d0.7/accept_ra").expect("read"), "0");
+        assert!(shared.ensure("net/ipv4/ip_forward", "1").expect("ensure"));
+        assert!(!fresh.ensure("net.ipv4.ip_forward", "1").expect("ensure"), "it is there already");
+        assert!(fresh.read("net/ipv6/conf/absent0/accept_ra").expect_err("no such link").is_absent());
+        fresh.write_if_known("net/ipv6/conf/absent0/accept_ra", "0").expect("absence is fine");
+        let opened = format!("{fresh:?}");
+        assert!(opened.contains("Some"), "root gets one: {opened}");
+    });
+}
+
+#[test]
+fn forwarding_is_asked_for_by_netlink() {
+    in_new_netns(|| {
+        let mut s = socket();
+        for (family, key) in
+            [(libc::AF_INET, "net/ipv4/ip_forward"), (libc::AF_INET6, "net/ipv6/conf/all/forwarding")]
+        {
+            for (value, forwards) in [("0", false), ("1", true)] {
+                sysctl::write(key, value).expect("write");
+                assert_eq!(netconf::forwards(&mut s, family).expect("ask"), forwards, "{key} {value}");
+            }
+        }
     });
 }

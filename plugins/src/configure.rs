@@ -9,13 +9,16 @@ use kernel::addr::{self, Address, Dad};
 use kernel::link::{self, LinkId, OperState, Switch};
 use kernel::netlink::monitor::GROUP_IPV6_ADDR;
 use kernel::netlink::{Monitor, Protocol, Socket};
-use kernel::{Netns, route, sysctl};
+use kernel::sysctl::{self, Keys};
+use kernel::{Netns, netconf, route};
 
 use crate::kernel_error;
 
 /// How long duplicate address detection may take, as in the reference.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
 /// RT_SCOPE_LINK: a neighbour.
 const SCOPE_LINK: u8 = 253;
 
@@ -66,30 +69,37 @@ pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, v6: bool) -> Res
     Ok(Inside { socket, link, announcements })
 }
 
-/// Runs inside the pod.
+/// Runs inside the pod. Where it gets no IPv6 address its IPv6 is left alone.
 fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()> {
+    if !v6 {
+        return Ok(());
+    }
+    let keys = Keys::fresh();
     let key = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
     match duplicates {
-        Duplicates::Trusted => sysctl::write_if_known(&key("accept_dad"), "0")?,
+        Duplicates::Trusted => keys.write_if_known(&key("accept_dad"), "0")?,
         Duplicates::Probed => {
-            sysctl::write_if_known(&key("accept_dad"), "1")?;
-            sysctl::write_if_known(&key("enhanced_dad"), "1")?;
+            keys.write_if_known(&key("accept_dad"), "1")?;
+            keys.write_if_known(&key("enhanced_dad"), "1")?;
         }
     }
-    if v6 {
-        for disabled in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), key("disable_ipv6")] {
-            sysctl::ensure_if_known(&disabled, "0")?;
-        }
-        sysctl::write(&key("keep_addr_on_down"), "1")?;
+    for disabled in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), key("disable_ipv6")] {
+        keys.ensure_if_known(&disabled, "0")?;
     }
-    Ok(())
+    keys.write(&key("keep_addr_on_down"), "1")
 }
 
-/// No duplicate address detection on a link of the host whose hardware address we made ourselves. Until a gateway's
-/// link-local address is settled the kernel asks for no neighbour in the name of others, so for a second or two
-/// nothing forwarded over IPv6 would reach a fresh pod. Where IPv6 is off there is nothing to switch.
-pub fn trust_own_addresses(link: &str) {
-    let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
+/// Readies a link of the host that faces pods, whose hardware address we made ourselves. Where IPv6 is off there is
+/// nothing to do.
+///
+/// A pod must not be able to give the host a route, so router advertisements stay out. And there is no duplicate address
+/// detection: until a gateway's link-local address is settled the kernel asks for no neighbour in the name of others,
+/// so for a second or two nothing forwarded over IPv6 would reach a fresh pod.
+pub fn face_pods(link: &str) {
+    let keys = Keys::fresh();
+    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0")] {
+        let _ = keys.write_if_known(&format!("net/ipv6/conf/{link}/{name}"), value);
+    }
 }
 
 /// Gives the interface its addresses and routes, and sets it up, in one pipelined go; then waits for duplicate
@@ -245,10 +255,11 @@ fn serves(seen: &route::Route, wanted: &cni::Route) -> bool {
 ///
 /// # Errors
 /// The sysctl cannot be written.
-pub fn enable_forwarding(v4: bool, v6: bool) -> Result<()> {
-    for (wanted, key) in [(v4, "net/ipv4/ip_forward"), (v6, "net/ipv6/conf/all/forwarding")] {
-        if wanted {
-            sysctl::ensure(key, "1").map_err(kernel_error)?;
+pub fn enable_forwarding(host: &mut Socket, v4: bool, v6: bool) -> Result<()> {
+    let families = [(v4, AF_INET, "net/ipv4/ip_forward"), (v6, AF_INET6, "net/ipv6/conf/all/forwarding")];
+    for (_, family, key) in families.into_iter().filter(|(wanted, ..)| *wanted) {
+        if !netconf::forwards(host, family).map_err(kernel_error)? {
+            sysctl::write(key, "1").map_err(kernel_error)?;
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 use kernel::addr::{self, Dad};
 use kernel::link::{self, Link};
 use kernel::netlink::{Protocol, Socket};
-use kernel::{Mac, route, sysctl};
+use kernel::{Mac, route};
 use serde::Deserialize;
 
 use crate::backend::Choice;
@@ -103,14 +103,12 @@ fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let (mut result, undo_lease) = lease(call)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let ifname = &call.attachment.ifname;
-    let plan = veth::Plan { pod: &pod, ifname, mtu: conf.mtu, mac: None, master: None };
+    let plan = veth::Plan { pod: &pod, ifname, mtu: conf.mtu, mac: None, master: None, up: true };
     let host_end = veth::create(&mut host, &plan, veth::random_name)?;
     let undo_pair = veth::undo(&host_end.id);
     let (v4, v6) = configure::families(&result.ips);
-    configure::enable_forwarding(v4, v6)?;
-    // A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.
-    let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{}/accept_ra", host_end.id.name), "0");
-    configure::trust_own_addresses(&host_end.id.name);
+    configure::enable_forwarding(&mut host, v4, v6)?;
+    configure::face_pods(&host_end.id.name);
 
     let mut inside = configure::enter(&pod, ifname.as_str(), Duplicates::Trusted, v6)?;
     let sandbox = call.netns.to_string_lossy();

@@ -27,9 +27,11 @@ pub struct Plan<'a> {
     pub mac: Option<&'a Mac>,
     /// Index of the bridge that the end on the host joins.
     pub master: Option<u32>,
+    /// Whether the end on the host starts up.
+    pub up: bool,
 }
 
-/// Makes the pair in one request: the end on the host is up and in its bridge, the end in the pod is down.
+/// Makes the pair in one request: the end on the host is in its bridge, the end in the pod is down.
 ///
 /// `name` gives names for the end on the host.
 ///
@@ -51,7 +53,7 @@ pub fn create(
     for _ in 0..TRIES {
         let host_name = name().map_err(kernel_error)?;
         let near =
-            NewEnd { name: &host_name, mtu: plan.mtu, master: plan.master, up: true, ..NewEnd::default() };
+            NewEnd { name: &host_name, mtu: plan.mtu, master: plan.master, up: plan.up, ..NewEnd::default() };
         match host.apply(&[link::create(&near, &Kind::Veth { peer: peer.clone() })]) {
             Ok(()) => {
                 let made = link::find(host, &host_name).map_err(kernel_error)?;

@@ -9,7 +9,7 @@ use support::{Host, Pod, on_new_host};
 
 fn cable(host: &Host, pod: &Pod) {
     let ifname = IfName::parse("eth0").expect("a name");
-    let plan = Plan { pod: &pod.netns, ifname: &ifname, mtu: None, mac: None, master: None };
+    let plan = Plan { pod: &pod.netns, ifname: &ifname, mtu: None, mac: None, master: None, up: true };
     veth::create(&mut host.socket(), &plan, veth::random_name).expect("a pair");
 }
 
@@ -183,7 +183,7 @@ fn forward_write_enables_each_family_asked_for() {
         let read = || host.sh("cd /proc/sys/net; cat ipv4/ip_forward ipv6/conf/all/forwarding");
         assert_eq!(read(), "0\n0\n");
         for (v4, v6, seen) in [(false, false, "0\n0\n"), (true, false, "1\n0\n"), (true, true, "1\n1\n")] {
-            configure::enable_forwarding(v4, v6).expect("enable");
+            configure::enable_forwarding(&mut host.socket(), v4, v6).expect("enable");
             assert_eq!(read(), seen);
         }
     });

@@ -280,7 +280,7 @@ pub fn set_arp_notify(link: &LinkId, notify: Switch) -> Op {
     Op::new(format!("turn arp_notify of {link} {}", notify.word()), message)
 }
 
-/// Keeps the kernel from making a link-local IPv6 address when the link goes up. EAFNOSUPPORT where IPv6 is off.
+/// Keeps the kernel from making a link-local IPv6 address when the link goes up. Nothing where IPv6 is off.
 pub fn set_no_link_local(link: &LinkId) -> Op {
     let mut message = change(link, 0, 0);
     message.nested(libc::IFLA_AF_SPEC, |m| {
@@ -288,7 +288,7 @@ pub fn set_no_link_local(link: &LinkId) -> Op {
             m.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
         });
     });
-    Op::new(format!("turn link-local addresses of {link} off"), message)
+    Op::new(format!("turn link-local addresses of {link} off"), message).or_unsupported()
 }
 
 /// Turns VLAN filtering of a bridge on or off.

@@ -55,6 +55,7 @@ enum Tolerate {
     Nothing,
     Present,
     Absent,
+    Unsupported,
 }
 
 impl Op {
@@ -77,6 +78,13 @@ impl Op {
         self
     }
 
+    /// A kernel that cannot do it is success: it was wished for, not needed ([`Error::is_unsupported`]).
+    #[must_use]
+    pub fn or_unsupported(mut self) -> Self {
+        self.tolerate = Tolerate::Unsupported;
+        self
+    }
+
     fn judge(&self, answer: Answer) -> Result<()> {
         if answer.errno == 0 {
             return Ok(());
@@ -86,6 +94,7 @@ impl Op {
         match self.tolerate {
             Tolerate::Present if error.is_present() => Ok(()),
             Tolerate::Absent if error.is_absent() => Ok(()),
+            Tolerate::Unsupported if error.is_unsupported() => Ok(()),
             _ => Err(error),
         }
     }

@@ -35,13 +35,13 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
         mtu: conf.mtu,
         mac: conf.mac.as_ref(),
         master: Some(bridge.id.index),
+        up: false,
     };
     let host_end = veth::create(&mut host, &plan, veth::random_name)?;
     let undo_pair = veth::undo(&host_end.id);
     let mut ops = port::port_ops(&mut host, &conf, &host_end.id)?;
     ops.push(veth::label(&host_end.id, &Owner::new(&call.conf.name, &call.attachment)));
     host.apply(&ops).map_err(kernel_error)?;
-    port::keep_router_advertisements_out(&host_end.id.name);
 
     let mut made = Made { call, conf: &conf, host, bridge, host_end };
     let (mut result, undo_lease) = made.lease()?;
@@ -165,7 +165,7 @@ impl Made<'_> {
         let addresses: Vec<_> = result.ips.iter().filter_map(gateway_address).collect();
         gateway::ensure_addresses(&mut self.host, self.conf, &link, &addresses)?;
         let (v4, v6) = configure::families(&result.ips);
-        configure::enable_forwarding(v4, v6)
+        configure::enable_forwarding(&mut self.host, v4, v6)
     }
 
     fn masquerade(&self, ips: &[IpConfig]) -> Result<()> {

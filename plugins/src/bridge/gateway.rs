@@ -17,7 +17,6 @@ use kernel::netlink::{Socket, delete_link_early};
 use kernel::sysctl;
 
 use super::conf::Conf;
-use super::link::keep_router_advertisements_out;
 use crate::{configure, kernel_error, veth};
 
 /// Name of the gateway's own link for a VLAN.
@@ -62,8 +61,7 @@ fn make_vlan_port(host: &mut Socket, conf: &Conf, bridge: &LinkId, vlan: u16) ->
     let mut ops = super::link::delete_other_vlans(host, &port.id, &[vlan])?;
     ops.push(bridge::add_vlans(&port.id, VlanSide::Port, VlanRange::one(vlan), access));
     let gateway = existing(host, &name)?;
-    keep_router_advertisements_out(&name);
-    configure::trust_own_addresses(&name);
+    configure::face_pods(&name);
     ops.push(link::set_up(&gateway.id, link::Switch::On));
     host.apply(&ops).map_err(kernel_error)?;
     undo.commit();

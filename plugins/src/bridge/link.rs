@@ -7,7 +7,7 @@ use kernel::bridge::{self, PortChange, VlanRange, VlanSide};
 use kernel::link::{self, Kind, Link, LinkId, NewEnd, OperState, Switch};
 use kernel::netlink::monitor::GROUP_LINK;
 use kernel::netlink::{Monitor, Op, Protocol, Socket, delete_link_early};
-use kernel::{Errno, random, sysctl};
+use kernel::{Errno, random};
 
 use super::conf::{Conf, ranges};
 use crate::undo::Undo;
@@ -72,25 +72,22 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<(Link, bool)> {
         }
         _ => kernel_error(e),
     })?;
-    keep_router_advertisements_out(&conf.bridge);
-    configure::trust_own_addresses(&conf.bridge);
+    configure::face_pods(&conf.bridge);
     let made = link::find(host, &conf.bridge).map_err(kernel_error)?;
     let made = made.ok_or_else(|| Error::internal(format!("{} vanished once made", conf.bridge)))?;
     let fresh = made.mac.as_ref() == Some(&mac);
     Ok((made, fresh))
 }
 
-/// A pod must not be able to give the host a route. Where IPv6 is off there is nothing to keep out.
-pub fn keep_router_advertisements_out(link: &str) {
-    let _ = sysctl::write_if_known(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
-}
-
-/// What turns a fresh port into the one that `conf` asks for.
+/// What turns a fresh port into the one that `conf` asks for, and sets it up.
+///
+/// A port hands all frames to its bridge and has no use for addresses, so it gets no link-local one: at a thousand pods
+/// that would be a thousand routes to the same prefix.
 ///
 /// # Errors
 /// The port's VLANs cannot be listed.
 pub fn port_ops(host: &mut Socket, conf: &Conf, port: &LinkId) -> Result<Vec<Op>> {
-    let mut ops = Vec::new();
+    let mut ops = vec![link::set_no_link_local(port)];
     if conf.hairpin || conf.isolation {
         let on = |wanted: bool| wanted.then_some(Switch::On);
         let change = PortChange { hairpin: on(conf.hairpin), isolated: on(conf.isolation), learning: None };
@@ -102,6 +99,7 @@ pub fn port_ops(host: &mut Socket, conf: &Conf, port: &LinkId) -> Result<Vec<Op>
         let add = |(range, flags)| bridge::add_vlans(port, VlanSide::Port, range, flags);
         ops.extend(ranges(&table).into_iter().map(add));
     }
+    ops.push(link::set_up(port, Switch::On));
     Ok(ops)
 }
 
