@@ -251,6 +251,26 @@ fn check_negative_masquerade() {
         check(&mut host).unwrap();
         nft("flush chain inet bowline_masquerade postrouting");
         fails(&mut host, "masquerade: 10.1.0.2: set inet bowline_masquerade pods-10.1.0.0/24 has no rule");
+        let flushed = listing().lines().count();
+        masquerade::ensure(&mut host, &owner("red", "two"), &self::ips(&["10.1.0.3/24"]), Nftables).unwrap();
+        check(&mut host).expect("the next pod's ADD has mended the rules of all");
+        masquerade::remove(&mut host, &owner("red", "two"), &self::ips(&["10.1.0.3/24"])).unwrap();
+        assert_eq!(
+            listing().lines().count(),
+            flushed + 4,
+            "two rules for multicast, two for pods: {}",
+            listing()
+        );
+        nft("flush chain inet bowline_masquerade postrouting");
+        for (family, subnet) in [("ip", "10.1.0.0/24"), ("ip6", "fd00:1::/64")] {
+            let set = format!("pods-{}", subnet.replace(':', "_"));
+            nft(&format!(
+                "add rule inet bowline_masquerade postrouting {family} saddr @{set} {family} daddr != {subnet} \
+                 masquerade comment \"{}\"",
+                subnet.replace(':', "_")
+            ));
+        }
+        fails(&mut host, "masquerade: chain inet bowline_masquerade postrouting does not spare multicast");
         masquerade::remove(&mut host, &one, &ips).unwrap();
         assert_eq!(listing(), "");
     });

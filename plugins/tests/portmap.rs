@@ -364,6 +364,8 @@ fn nft_check_finds_drift_and_gives_no_false_alarm() {
             "flush chain ip bowline_hostport prerouting",
             "flush chain ip bowline_hostport postrouting",
             "flush chain ip6 bowline_hostport hostports",
+            "flush chain ip bowline_hostport loopback",
+            "flush chain ip6 bowline_hostport postrouting; add rule ip bowline_hostport prerouting counter",
             "delete table ip6 bowline_hostport",
         ];
         for drift in drifts {
@@ -373,8 +375,16 @@ fn nft_check_finds_drift_and_gives_no_false_alarm() {
             call(host, "CHECK", &pod, &conf).expect("extra rules and elements are tolerated");
             host.sh(&format!("nft '{drift}'"));
             call(host, "CHECK", &pod, &conf).expect_err(drift);
+            add(host, &pod, &conf);
+            call(host, "CHECK", &pod, &conf).expect("ADD mends what others have broken");
             host.sh("nft flush ruleset");
         }
+        add(host, &pod, &conf);
+        let loopback = "nft -a list chain ip bowline_hostport postrouting | sed -n 's/.* 127.*handle //p'";
+        host.sh(&format!("nft delete rule ip bowline_hostport postrouting handle $({loopback})"));
+        call(host, "CHECK", &pod, &conf).expect_err("one of two rules for masquerading is gone");
+        add(host, &other, &with(&conf, "runtimeConfig", json!({ "portMappings": second })));
+        call(host, "CHECK", &pod, &conf).expect("the next pod's ADD has mended it");
     });
 }
 

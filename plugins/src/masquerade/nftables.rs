@@ -26,7 +26,8 @@ use ipnetwork::IpNetwork;
 use kernel::Result;
 use kernel::netlink::Socket;
 use kernel::nft::{
-    self, Base, Batch, Chain, ChainKind, Element, Family, Field, Hook, Rule, Set, Table, Type, Verdict,
+    self, Base, Batch, Chain, ChainKind, Element, Family, Field, Hook, Rule, RuleInfo, Set, Table, Type,
+    Verdict,
 };
 
 use crate::owner::{Keep, Owner};
@@ -56,6 +57,16 @@ impl Pods {
         Pods { set, subnet }
     }
 
+    /// Those in the set called `set`; `None` for a set that is not ours.
+    fn named(set: &str) -> Option<Self> {
+        let subnet = match set.strip_prefix(SET_PREFIX)? {
+            "ipv4/32" => IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 32).ok()?,
+            "ipv6/128" => IpNetwork::new(Ipv6Addr::UNSPECIFIED.into(), 128).ok()?,
+            subnet => subnet.replace('_', ":").parse().ok()?,
+        };
+        Some(Pods { set: set.to_owned(), subnet })
+    }
+
     fn rule(&self) -> Rule {
         let family = Family::of_ip(self.subnet.ip());
         let mut rule = Rule::new().in_set(&[Field::Saddr(family)], &self.set);
@@ -75,12 +86,13 @@ fn rule_comment(set: &str) -> &str {
     set.strip_prefix(SET_PREFIX).unwrap_or(set)
 }
 
-/// Adds the elements, and whatever of the table is missing.
+/// Adds the elements, and whatever of the table is missing or damaged.
 pub(super) fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
     let comment = owner.comment();
     nft::converge(host, |host| {
         let mut batch = Batch::new();
         let (mut declared, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        mend(host, &mut batch)?;
         for ip in ips.iter().filter(|ip| seen.insert(ip.address)) {
             let pods = Pods::like(ip.address);
             if !nft::set_exists(host, &TABLE, &pods.set)? {
@@ -97,14 +109,43 @@ pub(super) fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resu
 fn declare(host: &mut Socket, batch: &mut Batch, pods: &Pods, declared: &mut BTreeSet<String>) -> Result<()> {
     if declared.is_empty() && !nft::chain_exists(host, &TABLE, POSTROUTING.name)? {
         batch.add_table(&TABLE).add_chain(&TABLE, &POSTROUTING);
-        batch.add_rule(&TABLE, POSTROUTING.name, &to_multicast(Family::Ip));
-        batch.add_rule(&TABLE, POSTROUTING.name, &to_multicast(Family::Ip6));
+        spare_multicast(batch);
     }
     if declared.insert(pods.set.clone()) {
         batch.create_set(&TABLE, &Set::new(&pods.set, &[Type::of_ip(pods.subnet.ip())]));
         batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
     }
     Ok(())
+}
+
+/// Rewrites the rules of a chain that somebody has flushed or cut: all of them, for their order counts.
+fn mend(host: &mut Socket, batch: &mut Batch) -> Result<()> {
+    let sets = nft::list_sets(host, &TABLE)?;
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let rules = nft::list_rules(host, &TABLE, Some(POSTROUTING.name))?;
+    let has_rule = |set: &String| rules.iter().any(|rule| rule.comment == rule_comment(set));
+    if spares_multicast(&rules) && sets.iter().all(has_rule) {
+        return Ok(());
+    }
+    batch.add_chain(&TABLE, &POSTROUTING).flush_chain(&TABLE, POSTROUTING.name);
+    spare_multicast(batch);
+    for pods in sets.iter().filter_map(|set| Pods::named(set)) {
+        batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
+    }
+    Ok(())
+}
+
+fn spare_multicast(batch: &mut Batch) {
+    for family in [Family::Ip, Family::Ip6] {
+        batch.add_rule(&TABLE, POSTROUTING.name, &to_multicast(family));
+    }
+}
+
+/// The rules for the families' multicast are those without a comment.
+fn spares_multicast(rules: &[RuleInfo]) -> bool {
+    rules.iter().filter(|rule| rule.comment.is_empty()).count() >= 2
 }
 
 fn to_multicast(family: Family) -> Rule {
@@ -202,5 +243,7 @@ pub(super) fn check(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Resul
             None => return Ok(Some(format!("masquerade: {address}: not in {set}"))),
         }
     }
-    Ok(None)
+    let chain = POSTROUTING.name;
+    let all = ips.is_empty() || spares_multicast(&rules);
+    Ok((!all).then(|| format!("masquerade: chain {TABLE} {chain} does not spare multicast")))
 }

@@ -27,8 +27,9 @@
 //! routed. With `masqAll`, all. The key holds the port before and after translation, and the rule asks for `ct status
 //! dnat`, so that what reaches the pod by another way (directly, or through a Service) keeps its source.
 //!
-//! **Loopback.** `[::1]` is never translated: Linux routes it nowhere, whatever the rules say. For `127.0.0.1:8080` to work the link to the pod has `route_localnet` on; chain `loopback` keeps the
-//! pods from reaching the host's loopback addresses by it.
+//! **Loopback.** `[::1]` is never translated: Linux routes it nowhere, whatever the rules say. For `127.0.0.1:8080` to
+//! work the link to the pod has `route_localnet` on; chain `loopback` keeps the pods from reaching the host's loopback
+//! addresses by it.
 //!
 //! **Conditions** have maps and a chain of their own, `hostports-<hash>`, entered by a rule that asks for them, so
 //! that one configuration's conditions don't touch another's ports.
@@ -43,8 +44,8 @@ use ipnetwork::IpNetwork;
 use kernel::Result;
 use kernel::netlink::Socket;
 use kernel::nft::{
-    self, Base, Batch, Chain, ChainKind, Data, Element, Family, Field, Hook, Ports, Rule, Set, Table, Type,
-    Value,
+    self, Base, Batch, Chain, ChainKind, Data, Element, Family, Field, Hook, Ports, Rule, RuleInfo, Set,
+    Table, Type, Value,
 };
 
 use super::conditions::Condition;
@@ -108,8 +109,8 @@ impl<'a> Group<'a> {
     /// Its maps and chain, and the rules that lead there.
     fn declare(self, batch: &mut Batch) {
         let table = table_of(self.family);
-        let (address, family) = (ip_type(self.family), self.family);
-        let (ports, addresses, chain) = (self.named(PORTS), self.named(ADDRESSES), self.named(HOSTPORTS));
+        let address = ip_type(self.family);
+        let (ports, addresses) = (self.named(PORTS), self.named(ADDRESSES));
         let data = [address, Type::Port];
         batch.create_set(&table, &Set::map(&ports, &[Type::Proto, Type::Port], &data));
         batch.create_set(&table, &Set::map(&addresses, &[address, Type::Proto, Type::Port], &data));
@@ -118,7 +119,14 @@ impl<'a> Group<'a> {
             batch.create_set(&table, &listed.set()).create_elements(&table, &listed.name, &listed.elements);
         }
         let comment = self.condition.map_or("", Condition::text);
-        batch.create_chain(&table, &Chain::regular(&chain).comment(comment));
+        batch.create_chain(&table, &Chain::regular(&self.named(HOSTPORTS)).comment(comment));
+        self.declare_rules(batch);
+    }
+
+    /// The rules of its chain, and those that lead there.
+    fn declare_rules(self, batch: &mut Batch) {
+        let (table, family, when) = (table_of(self.family), self.family, self.named(WHEN));
+        let (ports, addresses, chain) = (self.named(PORTS), self.named(ADDRESSES), self.named(HOSTPORTS));
         let by_address = [Field::Daddr(family), Field::L4proto, Field::Dport];
         let rule = || Rule::in_family(family);
         batch.add_rule(&table, &chain, &rule().dnat_by_map(family, &by_address, &addresses, Ports::Mapped));
@@ -130,6 +138,31 @@ impl<'a> Group<'a> {
             };
             batch.add_rule(&table, base.name, &asked.to_this_host().jump(&chain).comment(&chain));
         }
+    }
+}
+
+impl Group<'_> {
+    /// What of its rules is missing from the table's `rules`; none when all are there.
+    fn lost(self, rules: &[RuleInfo]) -> Option<String> {
+        let (table, chain) = (table_of(self.family), self.named(HOSTPORTS));
+        for base in [PREROUTING.name, OUTPUT.name] {
+            if !rules.iter().any(|rule| rule.chain == base && rule.comment == chain) {
+                return Some(format!("no rule of chain {table} {base} leads to chain {chain}"));
+            }
+        }
+        let own = rules.iter().filter(|rule| rule.chain == chain).count();
+        (own < 2).then(|| format!("chain {table} {chain} lacks a rule"))
+    }
+}
+
+impl Sources {
+    /// What of its rules is missing from the table's `rules`; none when all are there.
+    fn lost(self, family: Family, rules: &[RuleInfo]) -> Option<String> {
+        let set = self.set();
+        let own = rules.iter().filter(|rule| rule.chain == POSTROUTING.name && rule.comment == set).count();
+        let chain = POSTROUTING.name;
+        let table = table_of(family);
+        (own < self.rules(family).len()).then(|| format!("chain {table} {chain} lacks a rule for set {set}"))
     }
 }
 
@@ -179,12 +212,24 @@ impl Sources {
         }
     }
 
+    /// How many leading fields of the key are left out: the source is in it only where it decides.
+    fn skipped(self) -> usize {
+        usize::from(!matches!(self, Sources::Itself(_)))
+    }
+
     fn declare(self, family: Family, batch: &mut Batch) {
-        let (table, set, address) = (table_of(family), self.set(), ip_type(family));
+        let address = ip_type(family);
+        let kinds = [address, address, Type::Proto, Type::Port, Type::Port];
+        batch.create_set(&table_of(family), &Set::new(&self.set(), &kinds[self.skipped()..]));
+        for rule in self.rules(family) {
+            batch.add_rule(&table_of(family), POSTROUTING.name, &rule);
+        }
+    }
+
+    fn rules(self, family: Family) -> Vec<Rule> {
         let key =
             [Field::Saddr(family), Field::Daddr(family), Field::L4proto, Field::Dport, Field::OriginalDport];
-        let kinds = [address, address, Type::Proto, Type::Port, Type::Port];
-        let skip = usize::from(!matches!(self, Sources::Itself(_)));
+        let set = self.set();
         let rule = || Rule::in_family(family).ct_dnat();
         let sources = match self {
             Sources::Subnet(subnet) if family == Family::Ip => {
@@ -193,11 +238,9 @@ impl Sources {
             Sources::Subnet(subnet) => vec![rule().within(key[0], subnet)],
             Sources::Any | Sources::Itself(_) => vec![rule()],
         };
-        batch.create_set(&table, &Set::new(&set, &kinds[skip..]));
-        for source in sources {
-            let rule = source.in_set(&key[skip..], &set).masquerade().comment(&set);
-            batch.add_rule(&table, POSTROUTING.name, &rule);
-        }
+        let masquerade =
+            |source: Rule| source.in_set(&key[self.skipped()..], &set).masquerade().comment(&set);
+        sources.into_iter().map(masquerade).collect()
     }
 }
 
@@ -212,12 +255,15 @@ fn declare_table(family: Family, batch: &mut Batch) {
         batch.create_chain(&table, &chain);
     }
     if family == Family::Ip {
-        let guard = Rule::in_family(family)
-            .is_not(Field::Iifname, Value::IfName("lo"))
-            .within(Field::Daddr(family), loopback_addresses())
-            .drop();
-        batch.create_chain(&table, &LOOPBACK).add_rule(&table, LOOPBACK.name, &guard);
+        batch.create_chain(&table, &LOOPBACK).add_rule(&table, LOOPBACK.name, &loopback_guard());
     }
+}
+
+fn loopback_guard() -> Rule {
+    Rule::in_family(Family::Ip)
+        .is_not(Field::Iifname, Value::IfName("lo"))
+        .within(Field::Daddr(Family::Ip), loopback_addresses())
+        .drop()
 }
 
 /// What one pod address wants: elements by set.
@@ -283,7 +329,48 @@ fn declare_missing(host: &mut Socket, batch: &mut Batch, config: &Config, pod: I
     if let (Some(sources), false) = (sources, has_sources) {
         sources.declare(family, batch);
     }
+    mend(host, batch, family, (has_group.then_some(group), sources.filter(|_| has_sources)))
+}
+
+/// Rewrites the rules that somebody has flushed or cut, of those parts that are there already.
+fn mend(
+    host: &mut Socket,
+    batch: &mut Batch,
+    family: Family,
+    (group, sources): (Option<Group<'_>>, Option<Sources>),
+) -> Result<()> {
+    if group.is_none() && sources.is_none() {
+        return Ok(());
+    }
+    let table = table_of(family);
+    let rules = nft::list_rules(host, &table, None)?;
+    let drop_rules = |batch: &mut Batch, comment: &str| {
+        for rule in rules.iter().filter(|rule| rule.comment == comment) {
+            batch.delete_rule(&table, &rule.chain, rule.handle);
+        }
+    };
+    if family == Family::Ip && lost_guard(&rules) {
+        batch.add_chain(&table, &LOOPBACK).flush_chain(&table, LOOPBACK.name);
+        batch.add_rule(&table, LOOPBACK.name, &loopback_guard());
+    }
+    if let Some(group) = group.filter(|group| group.lost(&rules).is_some()) {
+        let chain = group.named(HOSTPORTS);
+        batch.flush_chain(&table, &chain);
+        drop_rules(batch, &chain);
+        group.declare_rules(batch);
+    }
+    if let Some(sources) = sources.filter(|sources| sources.lost(family, &rules).is_some()) {
+        drop_rules(batch, &sources.set());
+        for rule in sources.rules(family) {
+            batch.add_rule(&table, POSTROUTING.name, &rule);
+        }
+    }
     Ok(())
+}
+
+/// Whether pods can reach the host's loopback addresses.
+fn lost_guard(rules: &[RuleInfo]) -> bool {
+    !rules.iter().any(|rule| rule.chain == LOOPBACK.name)
 }
 
 /// A mapped port that was given back.
@@ -458,22 +545,13 @@ pub(super) fn check(
             continue;
         }
         let rules = nft::list_rules(host, &table, None)?;
-        let has_rule = |chain: &str, comment: &str| {
-            rules.iter().any(|rule| rule.chain == chain && rule.comment == comment)
-        };
-        let chain = group.named(HOSTPORTS);
-        for base in [PREROUTING.name, OUTPUT.name] {
-            if !has_rule(base, &chain) {
-                return Ok(Some(format!("no rule of chain {table} {base} leads to chain {chain}")));
-            }
-        }
-        if rules.iter().filter(|rule| rule.chain == chain).count() < 2 {
-            return Ok(Some(format!("chain {table} {chain} lacks a rule")));
+        let guard =
+            || (family == Family::Ip && lost_guard(&rules)).then(|| "the loopback guard is gone".into());
+        let masquerade = || Sources::of(config, pod).and_then(|sources| sources.lost(family, &rules));
+        if let Some(why) = group.lost(&rules).or_else(masquerade).or_else(guard) {
+            return Ok(Some(why));
         }
         for (set, element) in wanted {
-            if set.starts_with(MASQUERADE) && !has_rule(POSTROUTING.name, &set) {
-                return Ok(Some(format!("no rule of chain {table} {} uses set {set}", POSTROUTING.name)));
-            }
             let present = nft::get_element(host, &table, &set, &element)?;
             if let Some(why) = compare(owner, &element, present) {
                 return Ok(Some(format!("{}: set {table} {set}: {why}", pod.ip())));
