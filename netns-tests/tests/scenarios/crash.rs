@@ -167,10 +167,40 @@ walks! {
     fn crash_matrix_ptp_del_then_del = ptp(), 0, "DEL", Del;
 }
 
+/// One plug-in that runs iptables behind a plain bridge, IPv4.
+fn on_iptables(plugin: Value) -> Vec<Value> {
+    vec![bridge(&DUAL[..1], json!({})), plugin]
+}
+
+// With the iptables backend the programs that it runs are killed too, at each of their steps.
 on_bowline_iptables! {
-    /// With the iptables backend the programs that it runs are killed too, at each of their steps.
+    /// The chain, the jump to it, the shared chains.
     fn crash_matrix_portmap_iptables_add_then_del(node, subject) {
-        let plugins = vec![bridge(&DUAL[..1], json!({})), json!({"type": "portmap", "backend": "iptables"})];
+        let plugins = on_iptables(json!({"type": "portmap", "backend": "iptables"}));
         attack(subject, plugins, 1).walk(node, "ADD", Recovery::Del);
+    }
+
+    /// The same on the way out.
+    fn crash_matrix_portmap_iptables_del_then_del(node, subject) {
+        let plugins = on_iptables(json!({"type": "portmap", "backend": "iptables"}));
+        attack(subject, plugins, 1).walk(node, "DEL", Recovery::Del);
+    }
+
+    /// Rules and their record.
+    fn crash_matrix_firewall_iptables_add_then_gc(node, subject) {
+        let plugins = on_iptables(json!({"type": "firewall", "backend": "iptables"}));
+        attack(subject, plugins, 1).walk(node, "ADD", Recovery::Gc);
+    }
+
+    /// The same on the way out.
+    fn crash_matrix_firewall_iptables_del_then_del(node, subject) {
+        let plugins = on_iptables(json!({"type": "firewall", "backend": "iptables"}));
+        attack(subject, plugins, 1).walk(node, "DEL", Recovery::Del);
+    }
+
+    /// A masquerade chain per attachment.
+    fn crash_matrix_masquerade_iptables_add_then_del(node, subject) {
+        let plugins = vec![bridge(&DUAL[..1], json!({"ipMasq": true, "ipMasqBackend": "iptables"}))];
+        attack(subject, plugins, 0).walk(node, "ADD", Recovery::Del);
     }
 }

@@ -1,6 +1,7 @@
 //! Every plug-in under every circumstance: DEL, GC, STATUS and CHECK where the reference leaks, lies or is silent.
 
 use lab::network::Request;
+use lab::plugin::Invocation;
 use lab::{Attachment, Network, Node, Pod, Snapshot, Subject, on_bowline};
 use serde_json::{Value, json};
 
@@ -156,7 +157,7 @@ on_bowline! {
         let before = Snapshot::of(node);
         for (index, kind) in network.kinds().iter().enumerate() {
             let conf = network.request(index, None, &Request::default());
-            lab::plugin::Invocation::new(subject, "GC", kind, &conf).run(node).unwrap();
+            Invocation::new(subject, "GC", kind, &conf).run(node).unwrap();
         }
         let difference = before.difference(&Snapshot::of(node));
         assert!(difference.is_empty(), "{difference}");
@@ -187,6 +188,36 @@ on_bowline! {
         let refused = network.status(node).unwrap_err();
         assert!(matches!(refused.code, 50 | 51) && refused.msg.contains("/var/lib/cni"), "{refused}");
         node.unmount("/var/lib/cni".as_ref()).unwrap();
+    }
+
+    /// A backend whose program is missing is code 50, and only where that backend was chosen.
+    fn status_without_iptables(node, subject) {
+        // Debian's alternatives lead to the programs; /etc is the node's own.
+        for family in ["iptables", "ip6tables"] {
+            for program in ["", "-save", "-restore"] {
+                node.sh(&format!("rm /etc/alternatives/{family}{program}"));
+            }
+        }
+        let without = |plugin: Value| {
+            let kind = plugin["type"].as_str().unwrap().to_owned();
+            let conf = Network::new(subject, list("pods", json!([plugin]))).request(0, None, &Request::default());
+            Invocation::new(subject, "STATUS", &kind, &conf).run(node)
+        };
+        for plugin in [
+            json!({"type": "portmap", "backend": "iptables"}),
+            json!({"type": "firewall", "backend": "iptables"}),
+            bridge(&DUAL, json!({"ipMasq": true, "ipMasqBackend": "iptables"})),
+        ] {
+            let refused = without(plugin.clone()).unwrap_err();
+            assert!(refused.code == 50 && refused.msg.contains("iptables"), "{plugin}: {refused}");
+        }
+        for plugin in [
+            json!({"type": "portmap"}),
+            json!({"type": "firewall", "backend": "nftables"}),
+            bridge(&DUAL, json!({"ipMasq": true})),
+        ] {
+            without(plugin).unwrap();
+        }
     }
 
     /// Every plug-in that can serve says so by saying nothing.
