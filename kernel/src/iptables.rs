@@ -2,7 +2,7 @@
 //!
 //! Observing is one `iptables-save`, changing one `iptables-restore --noflush`: the script is a pure function of what
 //! was observed, and the kernel takes it whole or not at all. When somebody else changed the table in between, the
-//! script no longer fits (a rule to delete is gone, a chain to make is there): [`converge`] then observes and plans
+//! script no longer fits (a rule to delete is gone, a chain to make is there): [`Iptables::converge`] then observes and plans
 //! again.
 
 use std::collections::BTreeMap;

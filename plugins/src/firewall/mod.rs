@@ -4,8 +4,8 @@
 //! Configuration: `backend` (`nftables`, `iptables`, `firewalld`, `auto`; unset means firewalld where it runs, else
 //! nftables), `ingressPolicy`, `firewalldZone`, `iptablesAdminChainName`. See [`config::Config::parse`].
 //!
-//! [`nftables`] keeps the record of whose an address is for every backend, carries out ingress policies for all but
-//! iptables, and with [`forward`] is the default backend. DEL and GC clean every backend, and what the reference left.
+//! `nftables` keeps the record of whose an address is for every backend, carries out ingress policies for all but
+//! iptables, and with `forward` is the default backend. DEL and GC clean every backend, and what the reference left.
 
 pub mod config;
 mod dbus;

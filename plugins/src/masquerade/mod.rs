@@ -1,6 +1,6 @@
 //! ipMasq: what leaves a pod for anywhere but its own subnet gets the host's address.
 //!
-//! Two dataplanes behind four verbs: [`nftables`] and [`iptables`]. Removal and garbage collection always try both,
+//! Two dataplanes behind four verbs: `nftables` and `iptables`. Removal and garbage collection always try both,
 //! and the reference's layouts, because the configuration may have changed, or the reference may have made the pod.
 
 use cni::{Attachment, IpConfig, Result};

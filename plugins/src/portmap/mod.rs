@@ -3,7 +3,7 @@
 //! Configuration: `backend`, `snat`, `masqAll`, `conditionsV4`, `conditionsV6`, and for iptables `markMasqBit` and
 //! `externalSetMarkChain`; the ports come in `runtimeConfig.portMappings`. See [`config::Config::parse`].
 //!
-//! Two dataplanes: [`nftables`] and [`iptables`]. DEL and GC clean both, and what the reference left in either, because
+//! Two dataplanes: `nftables` and `iptables`. DEL and GC clean both, and what the reference left in either, because
 //! the configuration may have changed, or the reference may have made the pod. Only where iptables chains of the pod
 //! are (or may be, see [`kernel::iptables::holders`]) is iptables run.
 
