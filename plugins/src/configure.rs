@@ -10,13 +10,15 @@ use kernel::link::{self, LinkId, OperState, Switch};
 use kernel::netlink::monitor::GROUP_IPV6_ADDR;
 use kernel::netlink::{Monitor, Protocol, Socket};
 use kernel::sysctl::{self, Keys};
-use kernel::{Netns, netconf, route};
+use kernel::{Errno, Netns, netconf, route};
 
 use crate::kernel_error;
 
 /// How long duplicate address detection may take, as in the reference.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// No buffer space: the socket missed announcements.
+const ENOBUFS: i32 = 105;
 const AF_INET: i32 = 2;
 const AF_INET6: i32 = 10;
 /// RT_SCOPE_LINK: a neighbour.
@@ -198,7 +200,12 @@ fn settle(inside: &mut Inside, mut monitor: Monitor) -> Result<()> {
             return Err(Error::internal(format!("{} is in use by somebody else on the link", taken.ip)));
         }
         let Some(pending) = addresses.iter().find(|a| a.is_tentative()) else { return Ok(()) };
-        if !monitor.wait(deadline, |_| true).map_err(kernel_error)? {
+        let announced = match monitor.wait(deadline, |_| true) {
+            // Announcements were lost: look again.
+            Err(error) if error.errno() == Some(Errno(ENOBUFS)) => true,
+            other => other.map_err(kernel_error)?,
+        };
+        if !announced {
             let now = link::find_index(socket, link.id.index).map_err(kernel_error)?;
             if now.is_some_and(|l| l.operstate != OperState::Up) {
                 return Ok(());
