@@ -65,25 +65,35 @@ impl Run<'_> {
         let (sender, closed) = channel();
         let stdin = child.stdin.take();
         let input = self.stdin.to_vec();
-        thread::spawn(move || {
+        self.beside(&mut child, move || {
             // A plug-in may answer without reading; its answer then tells.
-            stdin.map(|mut pipe| pipe.write_all(&input))
-        });
+            let _ = stdin.map(|mut pipe| pipe.write_all(&input));
+        })?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         for (index, pipe) in [stdout.map(pipe), stderr.map(pipe)].into_iter().enumerate() {
             let sender = sender.clone();
-            thread::spawn(move || {
+            self.beside(&mut child, move || {
                 let mut text = Vec::new();
                 let result = pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut text));
                 // The receiver is gone once the deadline has passed.
                 let _ = sender.send((index, result.map(|_| text)));
-            });
+            })?;
         }
         let (status, [stdout, stderr]) = self.hear_out(&mut child, &closed)?;
         if status.success() {
             return Ok(Output { stdout, stderr });
         }
         Err(failure(self.program, status, &stdout, &stderr))
+    }
+
+    /// Does `work` beside the program's. Where no thread can be had the program is ended.
+    fn beside(&self, child: &mut Child, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let started = thread::Builder::new().stack_size(128 * 1024).spawn(work);
+        started.map(|_| ()).map_err(|e| {
+            let _ = child.kill();
+            let _ = child.wait();
+            Error::new(Code::IO, format!("run {}: start a thread: {e}", self.program.display()))
+        })
     }
 
     /// A program that is just being replaced on disk is busy: six tries, a second apart.

@@ -31,12 +31,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Writes both streams and gives the exit status. A closed stdout leaves nobody to tell.
+    /// Writes both streams and gives the exit status: failure when stdout did not take all that there was to say.
     pub fn give(&self) -> ExitCode {
         let _ = io::stderr().write_all(&self.stderr);
-        let _ = io::stdout().write_all(&self.stdout);
-        let _ = io::stdout().flush();
-        ExitCode::from(self.status)
+        let mut stdout = io::stdout();
+        match stdout.write_all(&self.stdout).and_then(|()| stdout.flush()) {
+            Err(_) if self.status == 0 => ExitCode::FAILURE,
+            _ => ExitCode::from(self.status),
+        }
     }
 }
 

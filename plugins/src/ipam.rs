@@ -1,8 +1,11 @@
 //! The delegated IPAM plug-in: in this process when it is ours, by exec when it is not.
 //!
-//! It is ours when the file that CNI_PATH leads to is this very binary and [`crate::TABLE`] knows the name. An operator
+//! It is ours when the file that CNI_PATH leads to is this very binary, or a copy of it, and [`crate::TABLE`] knows the name. An operator
 //! who puts another binary of that name first in CNI_PATH still gets that one.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cni::{AddResult, Call, Error, GcCall, Plugin, Result, StatusCall};
@@ -77,10 +80,22 @@ pub fn status(call: &StatusCall) -> Result<()> {
 pub fn ours(name: &str, path: &[PathBuf]) -> Option<&'static dyn Plugin> {
     let plugin = crate::find(name)?;
     let file = cni::exec::find(name, path).ok()?;
-    (identity(&file)? == identity(Path::new("/proc/self/exe"))?).then_some(plugin)
+    is_this_program(&file).unwrap_or(false).then_some(plugin)
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+/// Whether `file` is the running program: a link to it, or a copy (installers like to copy), known by its length and
+/// its first page, where the linker has put the hash of the whole.
+fn is_this_program(file: &Path) -> io::Result<bool> {
+    let (own, other) = (Path::new("/proc/self/exe"), file);
+    let (meta, other_meta) = (own.metadata()?, other.metadata()?);
+    if (meta.dev(), meta.ino()) == (other_meta.dev(), other_meta.ino()) {
+        return Ok(true);
+    }
+    Ok(meta.len() == other_meta.len() && first_page(own)? == first_page(other)?)
+}
+
+fn first_page(file: &Path) -> io::Result<[u8; 4096]> {
+    let mut page = [0; 4096];
+    File::open(file)?.read_exact(&mut page)?;
+    Ok(page)
 }

@@ -35,8 +35,9 @@ fn serve(plugin: &dyn cni::Plugin) -> ExitCode {
     match linger::answer_early(|| answer(plugin)) {
         Ok(answer) => answer.give(),
         Err(error) => {
-            eprintln!("{}: {}", plugin.name(), cni::Error::from_chain(&error));
-            ExitCode::FAILURE
+            let error = cni::Error::from_chain(&error).context(plugin.name());
+            let object = cni::dispatch::error_object(&error, cni::Version::NEWEST).to_string();
+            Answer { stdout: object.into_bytes(), status: 1, ..Answer::default() }.give()
         }
     }
 }

@@ -64,4 +64,14 @@ on_bowline! {
         node.unbind_net("/run/netns/a".as_ref()).unwrap();
         every_verb(node, subject, json!([{"type": "loopback"}]));
     }
+
+    /// Programs that an installer has copied one by one know each other as well.
+    fn no_exec_among_copies(node, subject) {
+        let copies = tempfile::tempdir().unwrap();
+        for name in ["bridge", "host-local"] {
+            std::fs::copy(subject.directory.join(name), copies.path().join(name)).unwrap();
+        }
+        every_verb(node, &Subject::mixed(copies.path()), json!([bridge(&["10.1.0.0/24"], json!({}))]));
+        node.delete_bridge("cni0");
+    }
 }
