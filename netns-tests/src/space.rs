@@ -253,5 +253,10 @@ fn mount_own_directories() -> Result<()> {
         let options = format!("lowerdir={directory},upperdir={},workdir={}", upper.display(), work.display());
         sys::mount("overlay", Path::new(directory), "overlay", 0, &options)?;
     }
+    // What is there belongs to the host's root, who is nobody in a user namespace; and a node starts without pods.
+    let state = Path::new("/var/lib/cni");
+    if state.is_dir() {
+        sys::mount("tmpfs", state, "tmpfs", 0, "mode=755")?;
+    }
     Ok(())
 }

@@ -31,15 +31,19 @@ impl Cable {
     /// The kernel's refusal to list.
     pub fn find(call: &Call<Option<PathBuf>>, netns: Option<&Netns>) -> Result<Self> {
         let mut cable = Cable::default();
+        let owner = Owner::new(&call.conf.name, &call.attachment);
         let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
         if let Some(netns) = netns {
             cable.look_inside(&mut host, netns, call.attachment.ifname.as_str())?;
         }
+        if cable.host.as_ref().is_some_and(|end| is_of_another(&owner, &end.alias)) {
+            // The path leads to another pod by now, or the name was another network's before.
+            cable = Cable::default();
+        }
         if let Some(prev) = &call.conf.prev_result {
-            cable.recall(&mut host, prev, call.attachment.ifname.as_str())?;
+            cable.recall(&mut host, prev, &owner)?;
         }
         if cable.host.is_none() && cable.container.is_none() {
-            let owner = Owner::new(&call.conf.name, &call.attachment);
             cable.host = labelled(&mut host, |alias| owner.owns(alias))?.into_iter().next();
         }
         Ok(cable)
@@ -66,7 +70,8 @@ impl Cable {
 
     /// What ADD reported: more addresses, and the end on the host if it is still that one. The addresses found in the
     /// pod count as well: a runtime's record may be of an earlier ADD.
-    fn recall(&mut self, host: &mut Socket, prev: &AddResult, ifname: &str) -> Result<()> {
+    fn recall(&mut self, host: &mut Socket, prev: &AddResult, owner: &Owner) -> Result<()> {
+        let ifname = owner.attachment.ifname.as_str();
         for recorded in configure::own_ips(prev, ifname) {
             if self.ips.iter().all(|ip| ip.address != recorded.address) {
                 self.ips.push(recorded);
@@ -84,7 +89,8 @@ impl Cable {
                 continue;
             };
             let elsewhere = seen.kind == "veth" && seen.peer_netns.is_some();
-            if elsewhere && seen.mac_text().eq_ignore_ascii_case(&interface.mac) {
+            let others = is_of_another(owner, &seen.alias);
+            if elsewhere && !others && seen.mac_text().eq_ignore_ascii_case(&interface.mac) {
                 self.host_name = Some(interface.name.clone());
                 self.host = Some(seen);
             }
@@ -104,6 +110,11 @@ impl Cable {
         };
         delete_link_early(netns, link.id.index, &link.id.name).map_err(kernel_error)
     }
+}
+
+/// Whether `alias` says that somebody else made the link. The reference's links say nothing.
+fn is_of_another(owner: &Owner, alias: &str) -> bool {
+    crate::owner::is_tagged(alias) && !owner.owns(alias)
 }
 
 /// The host ends whose alias says that they are `wanted`. Looks at every link.

@@ -209,6 +209,37 @@ fn bridge_del_with_the_result_of_an_earlier_add_leaves_nothing() {
     });
 }
 
+/// A namespace path that leads to another pod by now, and a name that is another network's: neither is ours to delete.
+#[test]
+fn bridge_del_leaves_what_is_of_another() {
+    on_new_host(|host| {
+        let (one, two) = (host.new_pod(), host.new_pod());
+        let conf = conf(host, json!({ "ipMasq": true }));
+        add(host, &one, &conf);
+        let of_two = add(host, &two, &conf);
+        let mut other_network = conf.clone();
+        other_network["name"] = json!("net2");
+        host.call(&Bridge, "ADD", &two, &other_network).expect_err("eth0 is there already");
+        host.call(&Bridge, "DEL", &two, &other_network).expect("DEL of what was not made");
+        host.call(&Bridge, "CHECK", &two, &after(&conf, Version::V1_1_0, &of_two)).expect("two is whole");
+        let mut env = env_of("DEL", &one, &host.bin_dir());
+        for (key, value) in &mut env {
+            if *key == "CNI_NETNS" {
+                *value = env_of("DEL", &two, &host.bin_dir())
+                    .iter()
+                    .find(|(k, _)| *k == "CNI_NETNS")
+                    .unwrap()
+                    .1
+                    .clone();
+            }
+        }
+        host.call_env(&Bridge, &conf, &env).expect("DEL by a path that is another's");
+        host.call(&Bridge, "CHECK", &two, &after(&conf, Version::V1_1_0, &of_two)).expect("two is whole");
+        assert_eq!((veths(host), leases(host).len()), (1, 2), "one is gone");
+        assert!(!host.sh("nft list ruleset").contains(&one.id));
+    });
+}
+
 #[test]
 fn bridge_late_failure_of_a_second_add_leaves_the_first() {
     on_new_host(|host| {

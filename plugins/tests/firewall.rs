@@ -187,6 +187,12 @@ fn forward_policy_drop_of_others_is_overcome_and_restored() {
             "nft 'table ip mine { chain f { type filter hook forward priority 10; policy drop; }; }'; \
              nft 'table ip6 mine { chain f { type filter hook forward priority 10; policy drop; }; }'",
         ),
+        ("nftables", "iptables-nft -A FORWARD -j DROP; ip6tables-nft -A FORWARD -j REJECT"),
+        (
+            "nftables",
+            "nft 'table inet mine { chain forward { type filter hook forward priority 0; policy accept; \
+                  ct state established,related accept; reject; }; }'",
+        ),
     ];
     for (backend, firewall) in hosts {
         on_new_host(|host| {
@@ -207,6 +213,13 @@ fn forward_policy_drop_of_others_is_overcome_and_restored() {
             reaches(pod.netns(), &v6);
             is_out_of_reach(outside.netns(), &format!("{}:80", pod.ip(0)));
             call(host, "CHECK", &pod, &conf).expect("CHECK");
+            let mine = "nft -a list table inet mine 2>/dev/null | sed -n 's/.*accept comment.* handle //p' | head -1";
+            host.sh(&format!(
+                "rule=$({mine}); [ -z \"$rule\" ] || nft delete rule inet mine forward handle $rule"
+            ));
+            if firewall.contains("inet mine") {
+                call(host, "CHECK", &pod, &conf).expect_err("one of the rules in the host's chain is gone");
+            }
             call(host, "DEL", &pod, &conf).expect("DEL");
             is_out_of_reach(pod.netns(), &v4);
             let after = ruleset(host) + &host.sh("iptables-legacy-save | sed '/^#/d; s/ \\[.*//'");

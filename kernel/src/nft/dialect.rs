@@ -87,6 +87,12 @@ impl Reading {
             && self.verdict == Some(Verdict::Accept)
     }
 
+    /// Whether packets may end at it, refused.
+    pub fn refuses(&self) -> bool {
+        let rejects = |name: &String| matches!(name.as_str(), "reject" | "REJECT" | "DROP");
+        self.verdict == Some(Verdict::Drop) || self.matches.iter().any(rejects)
+    }
+
     /// Whether it jumps to `chain`.
     pub fn jumps_to(&self, chain: &str) -> bool {
         matches!(&self.verdict, Some(Verdict::Jump(target)) if target == chain)
@@ -135,7 +141,7 @@ fn read_rule(bytes: &[u8]) -> Option<Reading> {
             "immediate" if data.find_attr(1).and_then(u32_be) == Some(DREG_VERDICT) => {
                 reading.verdict = data.find_attr(2).and_then(super::observe::read_verdict);
             }
-            "match" => reading.matches.push(data.find_attr(1).map(text).unwrap_or_default()),
+            "match" | "target" => reading.matches.push(data.find_attr(1).map(text).unwrap_or_default()),
             _ => reading.matches.push(name),
         }
     }
@@ -144,46 +150,67 @@ fn read_rule(bytes: &[u8]) -> Option<Reading> {
     Some(reading)
 }
 
-/// A base chain that drops forwarded packets unless a rule of its own accepts them.
+/// A base chain that filters forwarded packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardDrop {
+pub struct ForwardChain {
     /// Its table's family.
     pub family: Family,
     /// Its table.
     pub table: String,
     /// Its name.
     pub chain: String,
+    /// Whether its policy is to drop.
+    pub drops_by_policy: bool,
 }
 
-/// The forward chain called `chain`, if its policy is to drop.
-pub fn drops_forwarded(socket: &mut Socket, table: &Table<'_>, chain: &str) -> Result<bool> {
+impl ForwardChain {
+    /// Whether forwarded packets may end here: by its policy, or by a rule of its table that drops or rejects.
+    pub fn may_drop(&self, socket: &mut Socket) -> Result<bool> {
+        if self.drops_by_policy {
+            return Ok(true);
+        }
+        let mut message = request(wire::MSG_GETRULE, 0, self.family);
+        message.text(wire::RULE_TABLE, &self.table);
+        let table = Table::new(self.family, &self.table);
+        let replies = socket.dump(&Op::new(format!("list the rules of {table}"), message).or_absent())?;
+        let of_table = |bytes: &[u8]| {
+            attrs(bytes).find_attr(wire::RULE_TABLE).map(text).as_deref() == Some(self.table.as_str())
+        };
+        let bodies = replies.iter().filter_map(|reply| reply.payload.get(FAMILY_HEADER..));
+        Ok(bodies.filter(|body| of_table(body)).filter_map(read_rule).any(|rule| rule.refuses()))
+    }
+}
+
+/// The chain called `chain`, if it filters forwarded packets.
+pub fn forward_chain(socket: &mut Socket, table: &Table<'_>, chain: &str) -> Result<Option<ForwardChain>> {
     let mut message = request(wire::MSG_GETCHAIN, 0, table.family);
     message.text(wire::CHAIN_TABLE, table.name).text(wire::CHAIN_NAME, chain);
     let op = Op::new(format!("look at chain {table} {chain}"), message).or_absent();
     let replies = socket.request(&op)?;
     let mut bodies = replies.iter().filter_map(|reply| reply.payload.get(FAMILY_HEADER..));
-    Ok(bodies.any(|body| read_forward_drop(table.family, body).is_some()))
+    Ok(bodies.find_map(|body| read_forward_chain(table.family, body)))
 }
 
-/// All forward chains of `family` whose policy is to drop. Lists all chains of the family.
-pub fn list_forward_drops(socket: &mut Socket, family: Family) -> Result<Vec<ForwardDrop>> {
+/// All chains of `family` that filter forwarded packets. Lists all chains of the family.
+pub fn list_forward_chains(socket: &mut Socket, family: Family) -> Result<Vec<ForwardChain>> {
     let message: Message = request(wire::MSG_GETCHAIN, 0, family);
     let replies = socket.dump(&Op::new(format!("list {family} chains"), message))?;
     let bodies = replies.iter().filter_map(|reply| reply.payload.get(FAMILY_HEADER..));
-    Ok(bodies.filter_map(|body| read_forward_drop(family, body)).collect())
+    Ok(bodies.filter_map(|body| read_forward_chain(family, body)).collect())
 }
 
-fn read_forward_drop(family: Family, bytes: &[u8]) -> Option<ForwardDrop> {
+fn read_forward_chain(family: Family, bytes: &[u8]) -> Option<ForwardChain> {
     const NF_DROP: u32 = 0;
     let a = attrs(bytes);
     let hook = attrs(a.find_attr(wire::CHAIN_HOOK)?).find_attr(wire::HOOK_HOOKNUM).and_then(u32_be)?;
     let policy = a.find_attr(wire::CHAIN_POLICY).and_then(u32_be)?;
     let is_filter = a.find_attr(wire::CHAIN_TYPE).map(text).as_deref() == Some("filter");
-    (hook == HOOK_FORWARD && policy == NF_DROP && is_filter).then_some(())?;
-    Some(ForwardDrop {
+    (hook == HOOK_FORWARD && is_filter).then_some(())?;
+    Some(ForwardChain {
         family,
         table: a.find_attr(wire::CHAIN_TABLE).map(text)?,
         chain: a.find_attr(wire::CHAIN_NAME).map(text)?,
+        drops_by_policy: policy == NF_DROP,
     })
 }
 
@@ -218,7 +245,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_from_the_kernel_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             read_rule(&bytes);
-            read_forward_drop(Family::Ip, &bytes);
+            read_forward_chain(Family::Ip, &bytes);
         }
 
         #[test]

@@ -1,8 +1,9 @@
-//! Accepting pods where somebody else drops by policy.
+//! Accepting pods where somebody else drops.
 //!
 //! nf_tables asks every chain on the forward hook, and one drop is enough: Docker and ufw set the policy of iptables'
-//! FORWARD chain to DROP, administrators write `policy drop` into tables of their own. So ADD looks for such chains
-//! and accepts the pod there too:
+//! FORWARD chain to DROP, administrators write `policy drop`, or `drop` and `reject` as last rules, into tables of
+//! their own. So ADD looks for chains that may drop (a table that only counts or clamps is let be) and accepts the pod
+//! there too:
 //!
 //! * **iptables-nft** (table `ip filter`, chain FORWARD): the rules of [`super::iptables`], written by netlink in the
 //!   words that `iptables-save` understands ([`kernel::nft::dialect`]);
@@ -22,7 +23,7 @@ use kernel::iptables::{
     self, Family as Iptables4or6, Iptables, Table as IptablesTable, Variant, legacy_table,
 };
 use kernel::netlink::Socket;
-use kernel::nft::dialect::{self, ForwardDrop, Reading};
+use kernel::nft::dialect::{self, ForwardChain, Reading};
 use kernel::nft::{self, Batch, Chain, Family, Field, Rule, Table};
 
 use super::config::{ADMIN_CHAIN, Config, IngressPolicy, Pod};
@@ -31,7 +32,7 @@ use crate::owner::Owner;
 
 const FORWARD: &str = "FORWARD";
 const DROP: &str = "DROP";
-/// Tables without a forward chain that drops, which may hold many thousand others.
+/// Tables without a forward chain of an administrator's, which may hold many thousand others.
 const KNOWN: [&str; 8] =
     ["nat", "mangle", "raw", "security", "kube-proxy", "bowline_hostport", "bowline_firewall", "firewalld"];
 
@@ -105,7 +106,7 @@ pub(super) fn remove(
     }
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        for ForwardDrop { family, table, chain } in other_drops(host)? {
+        for ForwardChain { family, table, chain, .. } in other_chains(host)? {
             let table = Table::new(family, &table);
             for rule in nft::list_rules(host, &table, Some(&chain))? {
                 if is_gone(&rule.comment) {
@@ -132,20 +133,31 @@ fn legacy_drops(ips: &[IpAddr]) -> Result<Vec<Iptables>> {
 fn plan(host: &mut Socket, batch: &mut Batch, owner: &Owner, ips: &[IpAddr]) -> Result<()> {
     for family in families(ips) {
         let table = filter_table(family);
-        if dialect::drops_forwarded(host, &table, FORWARD)? {
+        let chain = dialect::forward_chain(host, &table, FORWARD)?;
+        let may_drop = chain.map(|chain| chain.may_drop(host)).transpose()?;
+        if may_drop == Some(true) {
             let of_family: Vec<IpAddr> =
                 ips.iter().copied().filter(|ip| Iptables4or6::of_ip(*ip) == family).collect();
             plan_iptables(host, batch, &table, &of_family)?;
         }
     }
-    for ForwardDrop { family, table, chain } in other_drops(host)? {
-        let table = Table::new(family, &table);
-        let present = nft::list_rules(host, &table, Some(&chain))?;
-        if present.iter().any(|rule| owner.owns(&rule.comment)) {
+    for other in other_chains(host)? {
+        if !other.may_drop(host)? {
             continue;
         }
+        let ForwardChain { family, table, chain, .. } = other;
+        let table = Table::new(family, &table);
+        let present = nft::list_rules(host, &table, Some(&chain))?;
         let fits = |ip: &&IpAddr| family == Family::Inet || family == Family::of_ip(**ip);
-        for ip in ips.iter().filter(fits) {
+        let wanted: Vec<&IpAddr> = ips.iter().filter(fits).collect();
+        let own: Vec<_> = present.iter().filter(|rule| owner.owns(&rule.comment)).collect();
+        if own.len() == 2 * wanted.len() {
+            continue;
+        }
+        for rule in own {
+            batch.delete_rule(&table, &chain, rule.handle);
+        }
+        for ip in wanted {
             for rule in native_rules(family, *ip) {
                 batch.insert_rule(&table, &chain, &rule.comment(owner.comment()));
             }
@@ -226,16 +238,16 @@ fn plan_remove(host: &mut Socket, table: &Table<'_>, ips: &[IpAddr]) -> Result<B
     Ok(batch)
 }
 
-/// Chains that drop forwarded packets in tables that are neither iptables' nor known.
-fn other_drops(host: &mut Socket) -> Result<Vec<ForwardDrop>> {
-    let mut drops = Vec::new();
+/// Chains that filter forwarded packets in tables that are neither iptables' nor known.
+fn other_chains(host: &mut Socket) -> Result<Vec<ForwardChain>> {
+    let mut chains = Vec::new();
     for family in [Family::Inet, Family::Ip, Family::Ip6] {
         let is_other =
             |name: &String| !KNOWN.contains(&name.as_str()) && (family == Family::Inet || name != "filter");
         if nft::list_tables(host, family)?.iter().any(is_other) {
-            let all = dialect::list_forward_drops(host, family)?;
-            drops.extend(all.into_iter().filter(|drop| is_other(&drop.table)));
+            let all = dialect::list_forward_chains(host, family)?;
+            chains.extend(all.into_iter().filter(|chain| is_other(&chain.table)));
         }
     }
-    Ok(drops)
+    Ok(chains)
 }
