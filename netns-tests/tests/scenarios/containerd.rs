@@ -10,15 +10,17 @@ use serde_json::Value;
 
 use crate::conflists::shipped;
 
-const CTR: &str = "ctr --address /run/lab/containerd.sock --namespace lab";
-
 /// containerd with its root, state and socket below the node's own /run, and a root file system of busybox alone.
-struct Containerd {
+struct Containerd<'a> {
+    node: &'a Node,
+    /// Control groups are the host's, and this is their name: nobody else's.
+    namespace: String,
     daemon: Child,
 }
 
-impl Containerd {
-    fn start(node: &Node) -> Containerd {
+impl Containerd<'_> {
+    fn start<'a>(node: &'a Node, who: &str) -> Containerd<'a> {
+        let namespace = format!("bowline-lab-{}-{who}", std::process::id());
         let config = r#"
             version = 2
             root = "/run/lab/root"
@@ -32,42 +34,67 @@ impl Containerd {
         node.write("/run/lab/config.toml", config);
         let log = Path::new("/run/lab/containerd.log");
         let daemon = node.start("containerd", &["--config", "/run/lab/config.toml"], log);
-        until("containerd to answer", || node.try_sh(&format!("{CTR} version")).ok());
+        let containerd = Containerd { node, namespace, daemon };
+        until("containerd to answer", || containerd.ctr("version").ok());
         for directory in ["bin", "proc", "sys", "dev", "etc", "www"] {
             node.sh(&format!("mkdir -p /run/lab/rootfs/{directory}"));
         }
         let busybox = node.sh("which busybox");
         node.sh(&format!("cp {} /run/lab/rootfs/bin/busybox", busybox.trim()));
         node.write("/run/lab/rootfs/www/hello", "hello from a container");
-        Containerd { daemon }
+        containerd
+    }
+
+    /// One command of ctr(8).
+    fn ctr(&self, command: &str) -> kernel::Result<String> {
+        self.node.try_sh(&format!("{} {command}", self.words().join(" ")))
+    }
+
+    fn words(&self) -> [&str; 5] {
+        ["ctr", "--address", "/run/lab/containerd.sock", "--namespace", &self.namespace]
     }
 
     /// `ctr run --cni`, which runs ADD before the container starts and DEL when it has ended.
-    fn run(&self, node: &Node, name: &str, command: &[&str]) -> Child {
-        let mut args: Vec<&str> = CTR.split(' ').skip(1).collect();
+    fn run(&self, name: &str, command: &[&str]) -> Child {
+        let mut args = self.words()[1..].to_vec();
         args.extend(["run", "--cni", "--rm", "--rootfs", "/run/lab/rootfs", name, "/bin/busybox"]);
         args.extend(command);
-        node.start("ctr", &args, Path::new(&format!("/run/lab/{name}.log")))
+        self.node.start("ctr", &args, Path::new(&format!("/run/lab/{name}.log")))
     }
 }
 
-impl Drop for Containerd {
+impl Drop for Containerd<'_> {
+    /// Leaves nothing of a failed test behind: containers outlive their daemon, and control groups their containers.
     fn drop(&mut self) {
+        for task in self.ctr("task list --quiet").unwrap_or_default().lines() {
+            let _ = self.ctr(&format!("task delete --force {task}"));
+        }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(&self.namespace));
+        }
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
     }
 }
 
-/// The address in the runtime's result cache, which appears when ADD is done.
-fn address(node: &Node, name: &str) -> Ipv4Addr {
-    let file = format!("/var/lib/cni/results/bridge-lab-{name}-eth0");
-    let log = format!("/run/lab/{name}.log");
-    until(&format!("the result of {name}"), || {
-        let said = node.read(&log);
-        assert!(!said.contains("ctr: "), "{said}");
-        let cached: Value = serde_json::from_str(&node.read(&file)).ok()?;
-        cached["result"]["ips"][0]["address"].as_str()?.split('/').next()?.parse().ok()
-    })
+impl Containerd<'_> {
+    /// Where the runtime keeps the result of ADD.
+    fn cache_file(&self, name: &str) -> String {
+        format!("/var/lib/cni/results/bridge-{}-{name}-eth0", self.namespace)
+    }
+
+    /// The address in the runtime's result cache, which appears when ADD is done.
+    fn address(&self, name: &str) -> Ipv4Addr {
+        let file = self.cache_file(name);
+        let log = format!("/run/lab/{name}.log");
+        until(&format!("the result of {name}"), || {
+            let said = self.node.read(&log);
+            assert!(!said.contains("ctr: "), "{said}");
+            let cached: Value = serde_json::from_str(&self.node.read(&file)).ok()?;
+            cached["result"]["ips"][0]["address"].as_str()?.split('/').next()?.parse().ok()
+        })
+    }
 }
 
 /// What libcni keeps is byte for byte what our runtime side keeps of the same attachment, so either finds the other's.
@@ -86,12 +113,12 @@ on_both! {
         node.bind_directory(&subject.directory, Path::new("/opt/cni/bin")).unwrap();
         // As it is shipped: a runtime of this age takes `cniVersion`, a newer one picks from `cniVersions`.
         node.write("/etc/cni/net.d/10-bridge.conflist", &shipped("bridge").to_string());
-        let containerd = Containerd::start(node);
+        let containerd = Containerd::start(node, if subject.is_reference { "reference" } else { "bowline" });
 
-        let mut server = containerd.run(node, "server", &["httpd", "-f", "-p", "80", "-h", "/www"]);
-        let address = address(node, "server");
+        let mut server = containerd.run("server", &["httpd", "-f", "-p", "80", "-h", "/www"]);
+        let address = containerd.address("server");
         assert_eq!(address, Ipv4Addr::new(10, 77, 0, 2));
-        our_cache_entry_equals(&node.read("/var/lib/cni/results/bridge-lab-server-eth0"));
+        our_cache_entry_equals(&node.read(containerd.cache_file("server")));
         until("the server to answer the node", || {
             node.try_sh(&format!("busybox wget -q -O - http://{address}/hello")).ok()
         });
@@ -99,12 +126,12 @@ on_both! {
         let script = format!(
             "busybox ping -c 1 -w 5 10.77.0.1 && busybox wget -q -O - http://{address}/hello && busybox ip -6 addr"
         );
-        let status = containerd.run(node, "client", &["sh", "-c", &script]).wait().unwrap();
+        let status = containerd.run("client", &["sh", "-c", &script]).wait().unwrap();
         let said = node.read("/run/lab/client.log");
         assert!(status.success() && said.contains("hello from a container"), "{said}");
         assert!(said.contains("fd00:77::3/64"), "{said}");
 
-        node.sh(&format!("{CTR} task kill --signal SIGKILL server"));
+        containerd.ctr("task kill --signal SIGKILL server").unwrap();
         server.wait().unwrap();
         drop(containerd);
         if subject.is_reference {
