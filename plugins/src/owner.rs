@@ -83,7 +83,7 @@ impl Keep {
 /// Whether `comment` is some owner's: ours or another's.
 pub fn is_tagged(comment: &str) -> bool {
     let is_digest = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let mut parts = comment.splitn(2, ',').next().unwrap_or_default().split('-');
+    let mut parts = comment.split(',').next().unwrap_or_default().split('-');
     matches!((parts.next(), parts.next(), parts.next()), (Some(n), Some(a), None) if is_digest(n) && is_digest(a))
 }
 
