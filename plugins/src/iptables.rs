@@ -9,6 +9,9 @@ use kernel::iptables::{self, Family, Iptables, Table, Variant};
 /// iptables refuses longer chain names.
 pub const CHAIN_NAME_MAX: usize = 28;
 
+/// What the names of all our chains begin with, as the reference's do.
+const CHAIN_PREFIX: &str = "CNI-";
+
 /// An iptables failure as the spec's error object: code 11 where another program holds the lock.
 pub fn iptables_error(error: &kernel::Error) -> Error {
     let mut converted = Error::from_chain(error);
@@ -30,11 +33,15 @@ pub fn check_chain_name(chain: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The iptables of `family` whose `table` is in use in any way; found without running or loading anything.
+/// The iptables of `family` that may have chains of ours in `table`; found without running or loading anything. Of
+/// legacy iptables only the table is seen, not its chains.
 pub fn users(host: &mut Socket, family: Family, table: Table) -> kernel::Result<Vec<Iptables>> {
     let mut users = Vec::new();
-    if nft::is_supported(host)? && nft::table_exists(host, &iptables::nft_table(family, table))? {
-        users.push(Iptables { family, variant: Variant::Nft });
+    if nft::is_supported(host)? {
+        let chains = nft::list_chains(host, &iptables::nft_table(family, table))?;
+        if chains.iter().any(|chain| chain.starts_with(CHAIN_PREFIX)) {
+            users.push(Iptables { family, variant: Variant::Nft });
+        }
     }
     if iptables::legacy_table(family, table) {
         users.push(Iptables { family, variant: Variant::Legacy });

@@ -54,6 +54,19 @@ on_bowline! {
         node.delete_bridge("cni0");
     }
 
+    /// Somebody else's rules of iptables-nft are no reason to run it.
+    fn no_exec_beside_iptables(node, subject) {
+        node.sh("iptables-nft -t nat -A POSTROUTING -j ACCEPT; iptables-nft -A FORWARD -j ACCEPT");
+        let plugins = json!([
+            bridge(&["10.1.0.0/24"], json!({"ipMasq": true})),
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "firewall"},
+        ]);
+        every_verb(node, subject, plugins);
+        node.sh("nft flush ruleset");
+        node.delete_bridge("cni0");
+    }
+
     /// ptp with static addresses, and a plain loopback.
     fn no_exec_in_ptp_and_loopback(node, subject) {
         let mut ipam = host_local(&["10.1.0.0/24"]);
