@@ -30,17 +30,15 @@ pub fn run(name: &str, subject: &Subject, leftovers: Leftovers, story: impl FnOn
 /// With the difference.
 pub fn no_trace(node: &Node, before: &Snapshot, leftovers: Leftovers) {
     node.switch_off_forwarding();
-    let (before, after) = (before.clone(), Snapshot::of(node));
-    let (before, after) = match leftovers {
-        Leftovers::Nothing => (before, after),
+    let before = match leftovers {
+        Leftovers::Nothing => before.clone(),
         Leftovers::SharedChains => {
             let rules = rules_of_attachments(node);
             assert!(rules.is_empty(), "rules of attachments remain:\n{rules}");
-            let ruleset = ["nft", "iptables", "ip6tables"];
-            (before.without(&ruleset), after.without(&ruleset))
+            before.clone().without(&["nft", "iptables", "ip6tables"])
         }
     };
-    let difference = before.difference(&after);
+    let difference = before.difference(node);
     assert!(difference.is_empty(), "the node is not as before:\n{difference}");
 }
 

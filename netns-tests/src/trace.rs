@@ -1,6 +1,7 @@
 //! "Leaves no trace": a node's whole network state as text, compared byte for byte.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::Space;
 
@@ -31,21 +32,20 @@ const COMMANDS: [&str; 13] = [
 /// State directories of plug-ins: addresses, backups, results, and whatever is put beside them.
 const DIRECTORIES: [&str; 4] = ["/var/lib/cni", "/run/cni", "/run/bowline", "/var/lib/bowline"];
 
+/// State that is not looked up by a program.
+const SYSCTLS: &str = "sysctl net";
+const FILES: &str = "find ";
+
+/// How long the kernel may take to finish what it does behind one's back: settle an address, free a link.
+const SETTLING: Duration = Duration::from_secs(3);
+
 impl Snapshot {
     /// Takes it. In the lab's virtual machine, where each program takes a fifth of a second, the quick one.
     pub fn of(node: &Space) -> Snapshot {
         if std::env::var_os("LAB_LAYERED").is_some() {
             return Self::quick(node);
         }
-        let mut sections: Vec<(String, String)> = COMMANDS
-            .iter()
-            .map(|command| (command.to_string(), normalise(command, &node.sh(command))))
-            .collect();
-        sections.push(("sysctl net".into(), node.run(|| sysctls(Path::new("/proc/sys/net")))));
-        for directory in DIRECTORIES {
-            sections.push((format!("find {directory}"), node.run(|| files(Path::new(directory)))));
-        }
-        Snapshot { sections }
+        Self::settled(node, &[&COMMANDS[..], &[SYSCTLS]].concat())
     }
 
     /// What changes fastest, in a tenth of the time: rulesets, links, addresses, routes and files. For loops that
@@ -53,18 +53,51 @@ impl Snapshot {
     pub fn quick(node: &Space) -> Snapshot {
         let commands =
             ["nft -s list ruleset", "ip -d link", "ip -o addr", "ip route show table all", "tc qdisc"];
-        let mut sections: Vec<(String, String)> = commands
-            .iter()
-            .map(|command| (command.to_string(), normalise(command, &node.sh(command))))
-            .collect();
-        for directory in DIRECTORIES {
-            sections.push((format!("find {directory}"), node.run(|| files(Path::new(directory)))));
-        }
-        Snapshot { sections }
+        Self::settled(node, &commands)
     }
 
-    /// The lines that were there before and are not now (`-`) and the reverse (`+`); empty when nothing changed.
-    pub fn difference(&self, after: &Snapshot) -> String {
+    /// Waits for addresses to be neither on probation nor on their way into the routing tables.
+    fn settled(node: &Space, sources: &[&str]) -> Snapshot {
+        let titles: Vec<String> = sources.iter().map(|s| s.to_string()).chain(directories()).collect();
+        let deadline = Instant::now() + SETTLING;
+        let mut last = Self::now(node, titles.iter().map(String::as_str));
+        loop {
+            let is_tentative = last.sections.iter().any(|(_, text)| text.contains(" tentative "));
+            if !is_tentative || Instant::now() > deadline {
+                return last;
+            }
+            last = Self::now(node, titles.iter().map(String::as_str));
+        }
+    }
+
+    fn now<'a>(node: &Space, titles: impl Iterator<Item = &'a str>) -> Snapshot {
+        let section = |title: &'a str| {
+            let text = if title == SYSCTLS {
+                node.run(|| sysctls(Path::new("/proc/sys/net")))
+            } else if let Some(directory) = title.strip_prefix(FILES) {
+                node.run(|| files(Path::new(directory)))
+            } else {
+                normalise(title, &node.sh(title))
+            };
+            (title.to_owned(), text)
+        };
+        Snapshot { sections: titles.map(section).collect() }
+    }
+
+    /// The lines that were there before and are not now (`-`) and the reverse (`+`); empty when all is as it was, at
+    /// the latest once the kernel has settled.
+    pub fn difference(&self, node: &Space) -> String {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let after = Self::now(node, self.sections.iter().map(|(title, _)| title.as_str()));
+            let difference = self.compare(&after);
+            if difference.is_empty() || Instant::now() > deadline {
+                return difference;
+            }
+        }
+    }
+
+    fn compare(&self, after: &Snapshot) -> String {
         let mut text = String::new();
         for ((title, before), (_, after)) in self.sections.iter().zip(&after.sections) {
             if before == after {
@@ -87,6 +120,10 @@ impl Snapshot {
         self.sections.retain(|(title, _)| !titles.iter().any(|t| title.starts_with(t)));
         self
     }
+}
+
+fn directories() -> impl Iterator<Item = String> {
+    DIRECTORIES.iter().map(|directory| format!("{FILES}{directory}"))
 }
 
 /// Takes out what changes by itself: the time of day with which iptables-save stamps its output, and the seconds left

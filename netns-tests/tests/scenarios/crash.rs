@@ -74,7 +74,7 @@ impl Attack {
             let recovered = self.recover(node, &pod, &attachment, recovery);
             recovered.unwrap_or_else(|refusal| panic!("{title}, then {recovery:?}: {refusal}"));
             delete_bridge(node);
-            let difference = before.difference(&Snapshot::quick(node));
+            let difference = before.difference(node);
             assert!(difference.is_empty(), "{title}, then {recovery:?}:\n{difference}");
             match fate {
                 Fate::Killed(_) => steps += 1,

@@ -7,6 +7,7 @@ mod conflists;
 mod containerd;
 mod crash;
 mod firewall;
+mod instrument;
 mod ipam;
 mod loopback;
 mod matrices;

@@ -95,7 +95,7 @@ on_bowline! {
                     let _ = pod.try_sh("ip link delete eth0");
                 }
                 delete_bridge(node);
-                let difference = before.difference(&Snapshot::quick(node));
+                let difference = before.difference(node);
                 assert!(difference.is_empty(), "{name}, {circumstance}:\n{difference}");
             }
             warm.remove_netns_path();
@@ -134,7 +134,7 @@ on_bowline! {
             }
             network.gc(node, &[&kept]).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
             node.run(|| std::fs::remove_file("/var/lib/cni/networks/pods/README")).ok();
-            let difference = with_two.difference(&Snapshot::quick(node));
+            let difference = with_two.difference(node);
             assert!(difference.is_empty(), "{name}:\n{difference}");
             kept.check(node).unwrap();
             on_other.check(node).unwrap();
@@ -159,7 +159,7 @@ on_bowline! {
             let conf = network.request(index, None, &Request::default());
             Invocation::new(subject, "GC", kind, &conf).run(node).unwrap();
         }
-        let difference = before.difference(&Snapshot::of(node));
+        let difference = before.difference(node);
         assert!(difference.is_empty(), "{difference}");
         on_a.del(node).unwrap();
         delete_bridge(node);

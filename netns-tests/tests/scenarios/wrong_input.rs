@@ -167,7 +167,7 @@ on_bowline! {
                 // The bridge is the node's: an ADD that fails later may leave it, empty.
                 let _ = node.try_sh("ip link delete cni0");
             }
-            let difference = before.difference(&Snapshot::quick(node));
+            let difference = before.difference(node);
             if !difference.is_empty() {
                 failures.push(format!("{title}: half-made:\n{difference}"));
             }
@@ -209,7 +209,7 @@ on_bowline! {
         assert_eq!(named("").unwrap_err().code, 7);
         let refused = named("../evil").unwrap_err();
         assert!(refused.code == 7 && refused.msg.contains("../evil"), "{refused}");
-        let difference = before.difference(&Snapshot::of(node));
+        let difference = before.difference(node);
         assert!(difference.is_empty(), "{difference}");
     }
 
@@ -244,7 +244,7 @@ on_bowline! {
                     assert_ne!(refused.code, 0, "{} {result}: {refused}", network.kinds()[0]);
                 }
                 let _ = call.env("CNI_COMMAND", "DEL").run(node);
-                let difference = before.difference(&Snapshot::quick(node));
+                let difference = before.difference(node);
                 assert!(difference.is_empty(), "{} {result}:\n{difference}", network.kinds()[0]);
                 pod.remove_netns_path();
             }
@@ -287,7 +287,7 @@ on_bowline! {
             let refused = network.add(node, &pod, Request::default()).unwrap_err();
             assert!(refused.code != 0 && refused.msg.contains("/var/lib/cni"), "{refused}");
             let _ = node.try_sh("ip link delete cni0");
-            let difference = before.difference(&Snapshot::quick(node));
+            let difference = before.difference(node);
             assert!(difference.is_empty(), "{refused}:\n{difference}");
             network.attachment(&pod, Request::default()).del(node).unwrap();
             node.unmount("/var/lib/cni".as_ref()).unwrap();
