@@ -97,7 +97,10 @@ fn said(child: &mut Child, text: &str) -> String {
 
 /// Ctrl-C.
 fn interrupt(child: &mut Child) {
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(killed.is_ok_and(|status| status.success()));
+    // A shell starts background jobs with SIGINT ignored, and children inherit that: SIGTERM for this case.
+    for signal in ["-INT", "-TERM"] {
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()));
+    }
     child.wait().expect("a child can be waited for");
 }
