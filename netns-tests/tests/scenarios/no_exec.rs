@@ -56,7 +56,8 @@ on_bowline! {
 
     /// Somebody else's rules of iptables-nft are no reason to run it.
     fn no_exec_beside_iptables(node, subject) {
-        node.sh("iptables-nft -t nat -A POSTROUTING -j ACCEPT; iptables-nft -A FORWARD -j ACCEPT");
+        node.sh("iptables-nft -t nat -A POSTROUTING -j ACCEPT");
+        node.sh("iptables-nft -A FORWARD -j ACCEPT");
         let plugins = json!([
             bridge(&["10.1.0.0/24"], json!({"ipMasq": true})),
             {"type": "portmap", "capabilities": {"portMappings": true}},
