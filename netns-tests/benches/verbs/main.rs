@@ -35,7 +35,7 @@ fn main() {
     let effort = if quick {
         Effort { chain: 10, alone: 5, patience: [10, 5].map(Duration::from_secs) }
     } else {
-        Effort { chain: 100, alone: 30, patience: [60, 20].map(Duration::from_secs) }
+        Effort { chain: 100, alone: 30, patience: [45, 12].map(Duration::from_secs) }
     };
     lab::own_user_namespace().expect("root, or a user namespace");
     raise_descriptor_limit();
