@@ -1,7 +1,10 @@
 //! Hardware addresses.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
+
+use ipnetwork::IpNetwork;
 
 use crate::{Error, Result};
 
@@ -23,6 +26,14 @@ impl Mac {
     /// Whether an Ethernet link may bear it: six bytes, not all zero, not of a group.
     pub fn is_assignable(&self) -> bool {
         self.0.len() == 6 && self.0[0] & 1 == 0 && self.0.iter().any(|byte| *byte != 0)
+    }
+
+    /// The link-local address that the kernel makes of an Ethernet address: modified EUI-64 (RFC 4291, appendix A).
+    pub fn link_local(&self) -> Option<IpNetwork> {
+        let [a, b, c, d, e, f]: [u8; 6] = self.0.as_slice().try_into().ok()?;
+        let group = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        let ip = Ipv6Addr::new(0xfe80, 0, 0, 0, group(a ^ 2, b), group(c, 0xff), group(0xfe, d), group(e, f));
+        IpNetwork::new(ip.into(), 64).ok()
     }
 
     /// Its bytes.

@@ -10,7 +10,7 @@ use kernel::link::{self, LinkId, OperState, Switch};
 use kernel::netlink::monitor::GROUP_IPV6_ADDR;
 use kernel::netlink::{Monitor, Protocol, Socket};
 use kernel::sysctl::{self, Keys};
-use kernel::{Errno, Netns, netconf, route};
+use kernel::{Errno, Mac, Netns, netconf, route};
 
 use crate::kernel_error;
 
@@ -42,6 +42,28 @@ pub enum Subnet {
     BehindGateway,
 }
 
+/// What a result means for the interface's IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    /// No address: it is left alone.
+    Untouched,
+    /// An address; a default route may yet come by a router's advertisement.
+    Addressed,
+    /// An address and a default route: no router is asked for.
+    Routed,
+}
+
+impl Ipv6 {
+    fn of(result: &AddResult) -> Self {
+        let default = |route: &cni::Route| route.dst.is_ipv6() && route.dst.prefix() == 0;
+        match families(&result.ips) {
+            (_, false) => Ipv6::Untouched,
+            _ if result.routes.iter().any(default) => Ipv6::Routed,
+            _ => Ipv6::Addressed,
+        }
+    }
+}
+
 /// A pod's interface, seen through a socket in its namespace.
 #[derive(Debug)]
 pub struct Inside {
@@ -54,14 +76,16 @@ pub struct Inside {
 
 /// Enters the pod once, to write the interface's sysctls and to bring a socket out.
 ///
-/// With `v6` IPv6 is switched on for it and for `lo` where it was off, and addresses will survive the link going down.
+/// Where `result` has IPv6 addresses, IPv6 is switched on for the interface and for `lo` where it was off, and addresses
+/// will survive the link going down.
 ///
 /// # Errors
 /// No such interface; a sysctl that the pod forbids to write.
-pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, v6: bool) -> Result<Inside> {
+pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, result: &AddResult) -> Result<Inside> {
+    let ipv6 = Ipv6::of(result);
     let opened = pod.run(|| {
-        prepare(ifname, duplicates, v6)?;
-        let probed = v6 && duplicates == Duplicates::Probed;
+        prepare(ifname, duplicates, ipv6)?;
+        let probed = ipv6 != Ipv6::Untouched && duplicates == Duplicates::Probed;
         let monitor = if probed { Some(Monitor::open(&[GROUP_IPV6_ADDR])?) } else { None };
         Ok::<_, kernel::Error>((Socket::open(Protocol::Route)?, monitor))
     });
@@ -72,8 +96,8 @@ pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, v6: bool) -> Res
 }
 
 /// Runs inside the pod. Where it gets no IPv6 address its IPv6 is left alone.
-fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()> {
-    if !v6 {
+fn prepare(ifname: &str, duplicates: Duplicates, ipv6: Ipv6) -> kernel::Result<()> {
+    if ipv6 == Ipv6::Untouched {
         return Ok(());
     }
     let keys = Keys::fresh();
@@ -87,6 +111,9 @@ fn prepare(ifname: &str, duplicates: Duplicates, v6: bool) -> kernel::Result<()>
     }
     for disabled in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), key("disable_ipv6")] {
         keys.ensure_if_known(&disabled, "0")?;
+    }
+    if ipv6 == Ipv6::Routed {
+        keys.write_if_known(&key("router_solicitations"), "0")?;
     }
     keys.write(&key("keep_addr_on_down"), "1")
 }
@@ -104,6 +131,13 @@ pub fn face_pods(link: &str) {
     }
 }
 
+/// Readies a link of the host that only passes frames on: a bridge's port, an ifb. Without IPv6 of its own, which would be
+/// routes to the same few prefixes for each of a thousand pods, and the kernel walks all of them whenever a link comes
+/// or goes. Where it cannot be written, or IPv6 is off, nothing is lost.
+pub fn pass_frames_only(link: &str) {
+    let _ = Keys::fresh().write_if_known(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1");
+}
+
 /// Gives the interface its addresses and routes, and sets it up, in one pipelined go; then waits for duplicate
 /// address detection where that is on.
 ///
@@ -119,6 +153,10 @@ pub fn apply(inside: &mut Inside, result: &AddResult, subnet: Subnet) -> Result<
     let add = if subnet == Subnet::Connected { addr::add } else { addr::add_without_route };
     let mut ops = vec![link::set_arp_notify(&link, Switch::On)];
     ops.extend(ips.iter().map(|ip| add(&link, ip.address, dad)));
+    if dad == Dad::Skip && ips.iter().any(|ip| ip.address.is_ipv6()) {
+        let link_local = inside.link.mac.as_ref().and_then(Mac::link_local);
+        ops.extend(link_local.map(|address| addr::add(&link, address, dad).or_present()));
+    }
     ops.push(link::set_up(&link, Switch::On));
     if subnet == Subnet::BehindGateway {
         ops.extend(ips.iter().flat_map(|ip| by_gateway(&link, ip)).map(|route| route::add(&route)));

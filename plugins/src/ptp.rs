@@ -110,7 +110,7 @@ fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     configure::enable_forwarding(&mut host, v4, v6)?;
     configure::face_pods(&host_end.id.name);
 
-    let mut inside = configure::enter(&pod, ifname.as_str(), Duplicates::Trusted, v6)?;
+    let mut inside = configure::enter(&pod, ifname.as_str(), Duplicates::Trusted, &result)?;
     let sandbox = call.netns.to_string_lossy();
     result.interfaces = vec![veth::describe(&host_end, ""), veth::describe(&inside.link, &sandbox)];
     configure::apply(&mut inside, &result, Subnet::BehindGateway)?;

@@ -14,7 +14,11 @@ fn cable(host: &Host, pod: &Pod) {
 }
 
 fn enter(pod: &Pod) -> Inside {
-    configure::enter(&pod.netns, "eth0", Duplicates::Trusted, true).expect("enter")
+    enter_for(pod, &result(vec![]))
+}
+
+fn enter_for(pod: &Pod, result: &AddResult) -> Inside {
+    configure::enter(&pod.netns, "eth0", Duplicates::Trusted, result).expect("enter")
 }
 
 fn interface(name: &str, sandbox: &str) -> Interface {
@@ -71,6 +75,25 @@ fn configure_iface_sets_addresses_and_routes_with_the_gateway_as_default() {
         }
         let inside = enter(&pod);
         configure::check(&mut pod.socket(), &inside.link.id, &result).expect("all is there");
+    });
+}
+
+/// A pod whose default route is configured asks no router for one: on a bridge every pod would hear the question.
+#[test]
+fn configure_iface_asks_for_routers_only_without_a_default_route() {
+    on_new_host(|host| {
+        for (dst, asked) in [("::/0", false), ("1001:dead::/64", true)] {
+            let pod = host.new_pod();
+            cable(host, &pod);
+            let key = "cat /proc/sys/net/ipv6/conf/eth0/router_solicitations";
+            let before = pod.sh(key);
+            let result = result(vec![route(dst, "abcd:1234:ffff::2")]);
+            configure::apply(&mut enter_for(&pod, &result), &result, Subnet::Connected).expect("configure");
+            let expected = if asked { before } else { "0\n".into() };
+            assert_eq!(pod.sh(key).trim(), expected.trim(), "{dst}");
+            let link_local = pod.sh("ip -o -6 addr show dev eth0 scope link");
+            assert_eq!(link_local.lines().count(), 1, "{link_local}");
+        }
     });
 }
 
@@ -173,7 +196,8 @@ fn configure_iface_errors_not_for_an_address_without_interface() {
         result.ips.push(ip("9.9.9.9/24", "", None));
         let pod = applied(host, &result);
         assert_eq!(pod.addresses("eth0"), ["1.2.3.4/24", "abcd:1234:ffff::cdde/64"]);
-        configure::enter(&pod.netns, "eth7", Duplicates::Trusted, false).expect_err("no such interface");
+        configure::enter(&pod.netns, "eth7", Duplicates::Trusted, &AddResult::default())
+            .expect_err("no such interface");
     });
 }
 

@@ -255,6 +255,28 @@ fn masquerade_story(node: &Node, network: &Network) {
 }
 
 on_bowline! {
+    /// A bridge's port and an ifb pass frames on and have no IPv6 of their own: no routes that grow with the pods.
+    fn ports_have_no_routes(node, subject) {
+        let rates = json!({"ingressRate": 1_000_000, "ingressBurst": 100_000, "egressRate": 1_000_000,
+                           "egressBurst": 100_000});
+        let limited = json!({"type": "bandwidth"}).as_object().cloned().map(|mut plugin| {
+            plugin.extend(rates.as_object().cloned().unwrap());
+            plugin
+        });
+        let network = Network::new(subject, list("pods", json!([bridge(&DUAL, json!({})), limited])));
+        let pod = node.pod("a");
+        let on_a = network.add(node, &pod, Request::default()).unwrap();
+        let routes = node.sh("ip -6 route show table all");
+        for interface in on_a.result["interfaces"].as_array().unwrap() {
+            let name = interface["name"].as_str().unwrap();
+            if interface["sandbox"].as_str().unwrap_or("").is_empty() && name != "cni0" {
+                assert!(!routes.contains(name), "{name} in {routes}");
+            }
+        }
+        on_a.del(node).unwrap();
+        node.delete_bridge("cni0");
+    }
+
     /// What comes from outside reaches a fresh pod at once over IPv6 too: no address on its way is on probation.
     fn ipv6_is_forwarded_at_once(node, subject) {
         let network = Network::new(subject, list("pods", json!([bridge(&DUAL, json!({}))])));

@@ -22,7 +22,7 @@ use kernel::tc::{self, Qdisc};
 
 use crate::error::gather;
 use crate::owner::{Keep, Owner};
-use crate::{kernel_error, pod, undo::Undo, veth};
+use crate::{configure, kernel_error, pod, undo::Undo, veth};
 use config::Config;
 use ifb::{Names, Observed};
 use shape::{Limit, bucket, is_bucket_for};
@@ -151,7 +151,8 @@ fn limit_egress(
 ) -> Result<Link> {
     let (ifb, made) = ensure_ifb(host, veth, call)?;
     let bucket = bucket(limit, veth.mtu, &config.shaping);
-    let steps = [tc::set_tbf(&ifb.id, &bucket), tc::add_ingress(&veth.id)];
+    let up = link::set_up(&ifb.id, link::Switch::On);
+    let steps = [tc::set_tbf(&ifb.id, &bucket), up, tc::add_ingress(&veth.id)];
     let mut outcomes = host.apply_each(&steps).map_err(kernel_error)?;
     let hooked = outcomes.pop().unwrap_or(Ok(()));
     outcomes.into_iter().collect::<kernel::Result<()>>().map_err(kernel_error)?;
@@ -170,7 +171,7 @@ fn limit_egress(
     Ok(ifb)
 }
 
-/// The attachment's ifb, up and as wide as the veth; a guard when it was made just now.
+/// The attachment's ifb, as wide as the veth; a guard when it was made just now.
 fn ensure_ifb(
     host: &mut Socket,
     veth: &Link,
@@ -180,22 +181,19 @@ fn ensure_ifb(
     let names = Names::new(&call.conf.name, &call.attachment);
     let observed = Observed::find(host, &names, &owner).map_err(kernel_error)?;
     if let Some(there) = observed.ours() {
-        let renew = [
-            link::set_alias(&there.id, &owner.comment()),
-            link::set_mtu(&there.id, veth.mtu),
-            link::set_up(&there.id, link::Switch::On),
-        ];
+        let renew = [link::set_alias(&there.id, &owner.comment()), link::set_mtu(&there.id, veth.mtu)];
         host.apply(&renew).map_err(kernel_error)?;
         return Ok((Link { mtu: veth.mtu, ..there.clone() }, None));
     }
     let taken = || drift(format!("the names {} and {} for the ifb are both taken", names.shared, names.own));
     let name = observed.free_name(&names).ok_or_else(taken)?;
-    let end = NewEnd { name, mtu: Some(veth.mtu), txqlen: Some(0), up: true, ..NewEnd::default() };
+    let end = NewEnd { name, mtu: Some(veth.mtu), txqlen: Some(0), ..NewEnd::default() };
     let make = [link::create(&end, &Kind::Ifb), link::set_alias_named(name, &owner.comment())];
     host.apply(&make).map_err(kernel_error)?;
     let made = link::find(host, name).map_err(kernel_error)?;
     let made = made.ok_or_else(|| Error::internal(format!("{name} vanished once made")))?;
     let undo = undo_by(vec![link::delete(&made.id)]);
+    configure::pass_frames_only(name);
     Ok((made, Some(undo)))
 }
 

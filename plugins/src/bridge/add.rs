@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use cni::{AddResult, Call, Dns, Error, IpConfig, Result, Route};
 use ipnetwork::IpNetwork;
-use kernel::link::{self, Link};
+use kernel::link::{self, Link, Switch};
 use kernel::netlink::{Protocol, Socket};
 use kernel::{Netns, route};
 
@@ -39,8 +39,13 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     };
     let host_end = veth::create(&mut host, &plan, veth::random_name)?;
     let undo_pair = veth::undo(&host_end.id);
+    configure::pass_frames_only(&host_end.id.name);
     let mut ops = port::port_ops(&mut host, &conf, &host_end.id)?;
     ops.push(veth::label(&host_end.id, &Owner::new(&call.conf.name, &call.attachment)));
+    if conf.enable_dad {
+        // Duplicates are looked for through the port.
+        ops.push(link::set_up(&host_end.id, Switch::On));
+    }
     host.apply(&ops).map_err(kernel_error)?;
 
     let mut made = Made { call, conf: &conf, host, bridge, host_end };
@@ -113,8 +118,7 @@ impl Made<'_> {
 
     fn enter(&self, pod: &Netns, result: &AddResult) -> Result<Inside> {
         let duplicates = if self.conf.enable_dad { Duplicates::Probed } else { Duplicates::Trusted };
-        let (_, v6) = configure::families(&result.ips);
-        configure::enter(pod, self.call.attachment.ifname.as_str(), duplicates, v6)
+        configure::enter(pod, self.call.attachment.ifname.as_str(), duplicates, result)
     }
 
     /// Before the pod's end comes up, so that nothing forged gets through.
@@ -178,9 +182,18 @@ impl Made<'_> {
         masquerade::ensure(&mut netfilter, &owner, ips, backend)
     }
 
+    /// Last of all: what the pod's own stack sends once it has a carrier is flooded to every port of the bridge, and
+    /// this ADD need not wait for that.
+    fn raise_port(&mut self) -> Result<()> {
+        self.host.apply(&[link::set_up(&self.host_end.id, Switch::On)]).map_err(kernel_error)
+    }
+
     /// Waits for the port, and reads again what may have changed meanwhile: a bridge that we did not make takes the
     /// smallest hardware address among its ports.
     fn finish(&mut self, result: &mut AddResult) -> Result<()> {
+        if !self.conf.enable_dad {
+            self.raise_port()?;
+        }
         if !self.conf.container_down {
             port::wait_for_port(&mut self.host, &self.host_end.id)?;
         }

@@ -79,7 +79,7 @@ fn make_bridge(host: &mut Socket, conf: &Conf) -> Result<(Link, bool)> {
     Ok((made, fresh))
 }
 
-/// What turns a fresh port into the one that `conf` asks for, and sets it up.
+/// What turns a fresh port into the one that `conf` asks for. It stays down.
 ///
 /// A port hands all frames to its bridge and has no use for addresses, so it gets no link-local one: at a thousand pods
 /// that would be a thousand routes to the same prefix.
@@ -99,7 +99,6 @@ pub fn port_ops(host: &mut Socket, conf: &Conf, port: &LinkId) -> Result<Vec<Op>
         let add = |(range, flags)| bridge::add_vlans(port, VlanSide::Port, range, flags);
         ops.extend(ranges(&table).into_iter().map(add));
     }
-    ops.push(link::set_up(port, Switch::On));
     Ok(ops)
 }
 
