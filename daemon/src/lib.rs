@@ -1,0 +1,13 @@
+//! `bowlined`: one per node, makes a cluster of single nodes.
+//!
+//! ```text
+//! API or manifests ─ source ─► Objects ─┐
+//!                                       ├─ overlay::plan ─► difference ─► kernel
+//!  kernel events ──── observe ─► Local ─┘                                   │
+//!                                        node.json, plug-ins, conflist ◄────┘ once pods can be carried
+//! ```
+//! The only crate that knows tokio and kube. What it does to the kernel goes by `bowline-kernel`'s synchronous sockets:
+//! a batch of netlink requests is answered before the call returns, so there is nothing to await.
+
+pub mod objects;
+pub mod source;

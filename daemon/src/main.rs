@@ -1,0 +1,3 @@
+//! `bowlined`: one per node.
+
+fn main() {}
