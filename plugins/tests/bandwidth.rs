@@ -2,17 +2,13 @@
 
 mod support;
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::fd::AsFd;
 
 use kernel::link::{self, Kind, Link, LinkId, NewEnd, Switch};
 use kernel::tc::{self, Tbf};
 use plugins::bandwidth::Bandwidth;
 use serde_json::{Value, json};
-use support::{Host, Pod, env_of, on_new_host, with};
-
-const REFERENCE: &str = "/usr/lib/cni/bandwidth";
+use support::{Host, Pod, env_of, on_new_host, reference, with};
 
 /// A pod on a veth called `outer`, and the result of whatever made it.
 fn wired(host: &Host, outer: &str) -> (Pod, Value) {
@@ -69,26 +65,6 @@ fn shared_name(pod: &Pod) -> String {
 
 fn message(answer: Result<Value, Value>) -> String {
     answer.expect_err("refused")["msg"].as_str().expect("text").to_owned()
-}
-
-/// Runs the reference in the host's namespace.
-fn reference(verb: &str, pod: &Pod, conf: &Value) -> Result<Value, String> {
-    let mut env = env_of(verb, pod, Path::new("/usr/lib/cni"));
-    env[2].1 = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_fd().as_raw_fd());
-    let mut child = Command::new(REFERENCE)
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("apt-get install containernetworking-plugins");
-    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), conf.to_string().as_bytes())
-        .expect("read");
-    let output = child.wait_with_output().expect("it ends");
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        return Err(stdout);
-    }
-    Ok(if stdout.is_empty() { Value::Null } else { serde_json::from_str(&stdout).expect("JSON") })
 }
 
 #[test]
@@ -386,7 +362,7 @@ fn mixed_fleet_reference_and_ours_check_and_delete_each_others_work() {
         on_new_host(|host| {
             let (pod, prev) = wired(host, "veth0");
             let by_reference = conf(&limits, &prev);
-            let result = reference("ADD", &pod, &by_reference).expect("the reference's ADD");
+            let result = reference("bandwidth", "ADD", &pod, &by_reference).expect("the reference's ADD");
             let after = with(&by_reference, "prevResult", result);
             host.call(&Bandwidth, "CHECK", &pod, &after).expect("our CHECK");
             host.call(&Bandwidth, "DEL", &pod, &after).expect("our DEL");
@@ -397,9 +373,9 @@ fn mixed_fleet_reference_and_ours_check_and_delete_each_others_work() {
             let result = host.call(&Bandwidth, "ADD", &pod, &by_us).expect("our ADD");
             let after = with(&by_us, "prevResult", result);
             if limits != huge {
-                reference("CHECK", &pod, &after).expect("the reference's CHECK");
+                reference("bandwidth", "CHECK", &pod, &after).expect("the reference's CHECK");
             }
-            reference("DEL", &pod, &after).expect("the reference's DEL");
+            reference("bandwidth", "DEL", &pod, &after).expect("the reference's DEL");
             assert!(ifbs(host).is_empty());
         });
     }

@@ -2,16 +2,12 @@
 
 mod support;
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use kernel::link::Link;
 use plugins::tuning::Tuning;
 use serde_json::{Value, json};
-use support::{Host, Pod, env_of, on_new_host, with};
-
-const REFERENCE: &str = "/usr/lib/cni/tuning";
+use support::{Host, Pod, env_of, on_new_host, reference, with};
 
 /// A pod with an interface to tune.
 fn pod(host: &Host) -> Pod {
@@ -345,26 +341,6 @@ fn unwritable_data_dir_is_named_and_nothing_is_tuned() {
     });
 }
 
-/// Runs the reference in the host's namespace.
-fn reference(verb: &str, pod: &Pod, conf: &Value) -> Result<Value, String> {
-    let mut env = env_of(verb, pod, Path::new("/usr/lib/cni"));
-    env[2].1 = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_fd().as_raw_fd());
-    let mut child = Command::new(REFERENCE)
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("apt-get install containernetworking-plugins");
-    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), conf.to_string().as_bytes())
-        .expect("read");
-    let output = child.wait_with_output().expect("it ends");
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        return Err(stdout);
-    }
-    Ok(if stdout.is_empty() { Value::Null } else { serde_json::from_str(&stdout).expect("JSON") })
-}
-
 #[test]
 fn mixed_fleet_backups_are_understood_both_ways() {
     on_new_host(|host| {
@@ -374,7 +350,7 @@ fn mixed_fleet_backups_are_understood_both_ways() {
         let mut conf = with(&conf(host, &pod, &keys), "cniVersion", "1.0.0");
         conf["prevResult"]["cniVersion"] = json!("1.0.0");
         conf["prevResult"]["interfaces"][1]["mac"] = json!(before.0);
-        let result = reference("ADD", &pod, &conf).expect("the reference's ADD");
+        let result = reference("tuning", "ADD", &pod, &conf).expect("the reference's ADD");
         let after = with(&conf, "prevResult", result);
         host.call(&Tuning, "CHECK", &pod, &after).expect("our CHECK");
         host.call(&Tuning, "DEL", &pod, &after).expect("our DEL");
@@ -382,8 +358,8 @@ fn mixed_fleet_backups_are_understood_both_ways() {
 
         let result = host.call(&Tuning, "ADD", &pod, &conf).expect("our ADD");
         let after = with(&conf, "prevResult", result);
-        reference("CHECK", &pod, &after).expect("the reference's CHECK");
-        reference("DEL", &pod, &after).expect("the reference's DEL");
+        reference("tuning", "CHECK", &pod, &after).expect("the reference's CHECK");
+        reference("tuning", "DEL", &pod, &after).expect("the reference's DEL");
         assert_eq!((attributes(&pod), backups(host)), (before, Vec::new()));
     });
 }

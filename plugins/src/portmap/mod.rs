@@ -13,6 +13,7 @@ mod iptables;
 mod nftables;
 mod reference;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use cni::{AddResult, Call, Code, Error, GcCall, Plugin, Result, StatusCall};
@@ -124,8 +125,7 @@ fn add_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Resul
         let _ = iptables::remove(&mut host, &owner.network, call.attachment.container_id.as_str());
         return Err(error);
     }
-    let flows = flows_to(config);
-    if !flows.ports.is_empty() {
+    if let Some(flows) = flows_to(lasting_ports(config)) {
         // Flows that the new ports should have got. Not worth failing for: at worst they end by themselves.
         let _ = conntrack::flush(&mut host, &flows);
     }
@@ -142,13 +142,17 @@ fn route_loopback(pod: std::net::IpAddr) -> Result<()> {
     sysctl::ensure(&key, "1").map(|_| ()).map_err(failed)
 }
 
-/// Flows to the mapped ports that never end by themselves. Without such ports this describes all flows there are.
-fn flows_to(config: &Config) -> conntrack::Filter {
+/// The mapped ports whose flows never end by themselves.
+fn lasting_ports(config: &Config) -> impl Iterator<Item = u16> {
     let lasting = config.mappings.iter().filter(|mapping| is_lasting(mapping.protocol.number()));
-    let mut ports: Vec<u16> = lasting.map(|mapping| mapping.host_port).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    conntrack::Filter { protocols: LASTING.to_vec(), ports, ..conntrack::Filter::default() }
+    lasting.map(|mapping| mapping.host_port)
+}
+
+/// Lasting flows to `ports`; none without any, for no condition would mean all flows there are.
+fn flows_to(ports: impl Iterator<Item = u16>) -> Option<conntrack::Filter> {
+    let ports: Vec<u16> = ports.collect::<BTreeSet<u16>>().into_iter().collect();
+    let filter = conntrack::Filter { protocols: LASTING.to_vec(), ports, ..conntrack::Filter::default() };
+    (!filter.ports.is_empty()).then_some(filter)
 }
 
 /// Protocols whose flows outlive a change of rules: UDP has no end, SCTP can move to another path.
@@ -164,10 +168,10 @@ fn forget_flows_of(
     pods: PodAddresses,
     released: &[nftables::Released],
 ) -> Result<()> {
-    let mut filter = flows_to(config);
-    filter.ports.extend(released.iter().filter(|r| is_lasting(r.protocol)).map(|r| r.port));
+    let released_ports = released.iter().filter(|r| is_lasting(r.protocol)).map(|r| r.port);
+    let Some(mut filter) = flows_to(lasting_ports(config).chain(released_ports)) else { return Ok(()) };
     filter.addresses.extend(pods.iter().map(|pod| pod.ip()).chain(released.iter().map(|r| r.pod)));
-    if filter.ports.is_empty() || filter.addresses.is_empty() {
+    if filter.addresses.is_empty() {
         return Ok(());
     }
     conntrack::flush(host, &filter).map(|_| ()).map_err(failed)
@@ -207,6 +211,12 @@ fn check_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Res
 mod tests {
     use super::config::Protocol;
     use super::*;
+
+    #[test]
+    fn without_ports_no_flow_is_forgotten() {
+        assert_eq!(flows_to([].into_iter()), None);
+        assert_eq!(flows_to([53, 53, 7].into_iter()).map(|filter| filter.ports), Some(vec![7, 53]));
+    }
 
     #[test]
     fn only_flows_that_last_are_forgotten() {

@@ -139,9 +139,7 @@ impl<'a> Group<'a> {
             batch.add_rule(&table, base.name, &asked.to_this_host().jump(&chain).comment(&chain));
         }
     }
-}
 
-impl Group<'_> {
     /// What of its rules is missing from the table's `rules`; none when all are there.
     fn lost(self, rules: &[RuleInfo]) -> Option<String> {
         let (table, chain) = (table_of(self.family), self.named(HOSTPORTS));
@@ -152,17 +150,6 @@ impl Group<'_> {
         }
         let own = rules.iter().filter(|rule| rule.chain == chain).count();
         (own < 2).then(|| format!("chain {table} {chain} lacks a rule"))
-    }
-}
-
-impl Sources {
-    /// What of its rules is missing from the table's `rules`; none when all are there.
-    fn lost(self, family: Family, rules: &[RuleInfo]) -> Option<String> {
-        let set = self.set();
-        let own = rules.iter().filter(|rule| rule.chain == POSTROUTING.name && rule.comment == set).count();
-        let chain = POSTROUTING.name;
-        let table = table_of(family);
-        (own < self.rules(family).len()).then(|| format!("chain {table} {chain} lacks a rule for set {set}"))
     }
 }
 
@@ -241,6 +228,15 @@ impl Sources {
         let masquerade =
             |source: Rule| source.in_set(&key[self.skipped()..], &set).masquerade().comment(&set);
         sources.into_iter().map(masquerade).collect()
+    }
+
+    /// What of its rules is missing from the table's `rules`; none when all are there.
+    fn lost(self, family: Family, rules: &[RuleInfo]) -> Option<String> {
+        let set = self.set();
+        let own = rules.iter().filter(|rule| rule.chain == POSTROUTING.name && rule.comment == set).count();
+        let chain = POSTROUTING.name;
+        let table = table_of(family);
+        (own < self.rules(family).len()).then(|| format!("chain {table} {chain} lacks a rule for set {set}"))
     }
 }
 

@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cni::dispatch::{self, Env};
@@ -164,6 +164,28 @@ pub fn env_of(verb: &str, pod: &Pod, bin_dir: &Path) -> Vec<(&'static str, Strin
         ("CNI_IFNAME", pod.ifname.clone()),
         ("CNI_PATH", bin_dir.display().to_string()),
     ]
+}
+
+/// Runs the reference's `plugin`; its answer, null where there is none, or what it printed on failing.
+pub fn reference(plugin: &str, verb: &str, pod: &Pod, conf: &Value) -> Result<Value, String> {
+    let directory = Path::new("/usr/lib/cni");
+    let mut env = env_of(verb, pod, directory);
+    env[2].1 = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_fd().as_raw_fd());
+    let mut child = Command::new(directory.join(plugin))
+        .envs(env)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("apt-get install containernetworking-plugins");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut stdin, conf.to_string().as_bytes()).expect("read");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        return Err(stdout);
+    }
+    Ok(if stdout.is_empty() { Value::Null } else { serde_json::from_str(&stdout).expect("JSON") })
 }
 
 /// `conf` with `key` set.
