@@ -118,6 +118,10 @@ fn bad_pair_and_other_wrong_limits_name_key_and_value() {
             (json!({ "egressBurst": 1000 }), "egressRate: 0 with egressBurst 1000"),
             (json!({ "egressRate": 7, "egressBurst": 80 }), "egressRate: 7 is below 8 bits"),
             (json!({ "egressRate": 80, "egressBurst": 7 }), "egressBurst: 7 is below 8 bits"),
+            (
+                json!({ "egressRate": 9_300_000_000_000_000_000_u64, "egressBurst": 1 << 30 }),
+                "egressBurst: 1073741824 is less than what egressRate 9300000000000000000 lets through",
+            ),
             (json!({ "ingressRate": -1, "ingressBurst": 8 }), "ingressRate: -1 is not an integer"),
             (
                 json!({ "runtimeConfig": { "bandwidth": { "ingressRate": 1000 } } }),

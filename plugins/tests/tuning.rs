@@ -363,3 +363,16 @@ fn mixed_fleet_backups_are_understood_both_ways() {
         assert_eq!((attributes(&pod), backups(host)), (before, Vec::new()));
     });
 }
+
+/// DEL of an attachment that has no backup succeeds where nothing could be removed.
+#[test]
+fn nothing_to_remove_on_a_read_only_file_system_is_no_error() {
+    let space = lab::Space::new_node().expect("namespaces of its own");
+    let directory = std::path::Path::new("/run/read-only");
+    space.cramp(directory, 0).expect("a read-only file system");
+    space.run(|| plugins::tuning::backup::remove(&directory.join("backup"))).expect("nothing is there");
+    // What is there and stays is an error that names it.
+    let kept =
+        plugins::tuning::backup::remove(std::path::Path::new("/proc/version")).expect_err("procfs keeps it");
+    assert!(kept.msg.starts_with("dataDir: remove /proc/version: "), "{kept}");
+}

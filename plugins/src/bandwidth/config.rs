@@ -44,7 +44,8 @@ impl Config {
     /// Reads a configuration. Any limit at its top level makes what the runtime sent count for nothing.
     ///
     /// # Errors
-    /// A rate without a burst, or the reverse; a rate below a byte per second; a burst of 4 GiB or more.
+    /// A rate without a burst, or the reverse; a rate below a byte per second; a burst of 4 GiB or more, or of less
+    /// than a microsecond at the rate.
     pub fn parse(conf: &NetConf) -> Result<Self> {
         let raw: Raw = json::decode(&conf.object)?;
         let at_top: RawLimits = json::decode(&conf.object)?;
@@ -84,6 +85,10 @@ fn limit(direction: &str, rate: Option<u64>, burst: Option<u64>) -> Result<Optio
         (_, burst) if burst / 8 >= u64::from(u32::MAX) => refuse(format!(
             "{direction}Burst: {burst} is 4 GiB or more; it must be below {} bits",
             u64::from(u32::MAX) * 8
+        )),
+        // The kernel takes no empty bucket.
+        (rate, burst) if u128::from(burst) * 1_000_000 < u128::from(rate) => refuse(format!(
+            "{direction}Burst: {burst} is less than what {direction}Rate {rate} lets through in a microsecond"
         )),
         (rate, burst) => Ok(Some(Limit { rate: BitsPerSecond(rate), burst: BurstBits(burst) })),
     }

@@ -201,6 +201,10 @@ pub fn stale(data_dir: &Path, keep: &Keep) -> Result<Vec<PathBuf>> {
 /// Code 5, naming the file.
 pub fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
+        // A read-only file system says so before it looks whether there is such a file.
+        Err(_) if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {
+            Ok(())
+        }
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::new(Code::IO, format!("dataDir: remove {}: {e}", path.display())))
         }
