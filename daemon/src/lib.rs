@@ -9,5 +9,6 @@
 //! The only crate that knows tokio and kube. What it does to the kernel goes by `bowline-kernel`'s synchronous sockets:
 //! a batch of netlink requests is answered before the call returns, so there is nothing to await.
 
+pub mod config;
 pub mod objects;
 pub mod source;
