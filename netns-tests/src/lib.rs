@@ -14,8 +14,13 @@
 //!
 //! Nothing outlives the process: namespaces hang on descriptors, files on a private tmpfs, plug-ins on their parent.
 
+pub mod by_hand;
+pub mod capture;
+pub mod cluster;
+pub mod daemon;
 pub mod dump;
 pub mod fault;
+pub mod manifests;
 pub mod network;
 pub mod node;
 pub mod plugin;
@@ -27,6 +32,9 @@ pub mod traffic;
 pub mod vm;
 pub mod wait;
 
+pub use capture::{Capture, Packet};
+pub use cluster::Cluster;
+pub use daemon::Daemon;
 pub use network::{Attachment, Network};
 pub use node::{Node, Pod};
 pub use plugin::{Refusal, Subject};

@@ -49,6 +49,12 @@ impl Node {
         Ok(node)
     }
 
+    /// A node of a cluster, which connects its uplink itself.
+    pub(crate) fn of_cluster(name: &str, outside: &Space) -> Result<Node> {
+        let (space, outside) = (Space::new_node()?, outside.clone());
+        Ok(Node { name: name.to_owned(), space, outside, pods: Mutex::default() })
+    }
+
     fn connect_uplink(&self) -> Result<()> {
         self.try_sh("ip link add eth0 type veth peer name eth0 netns outside")?;
         // Without DAD and router solicitations nothing about the uplink changes by itself once it is up.

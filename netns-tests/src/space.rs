@@ -43,6 +43,12 @@ impl Space {
         })
     }
 
+    /// The network namespace of `self` as seen among the mounts of `other`.
+    #[must_use]
+    pub fn with_mounts_of(&self, other: &Space) -> Space {
+        Space { net: Arc::clone(&self.net), mounts: Arc::clone(&other.mounts) }
+    }
+
     fn of_this_thread() -> Result<Space> {
         let open = |kind: &str| {
             let path = format!("/proc/thread-self/ns/{kind}");
@@ -79,6 +85,13 @@ impl Space {
             File::create(path).map_err(io)?;
             sys::mount("/proc/thread-self/ns/net", path, "none", libc::MS_BIND, "")
         })
+    }
+
+    /// The network namespace that is bound to `path`, with the mounts of `self`.
+    pub fn net_at(&self, path: &Path) -> Result<Space> {
+        let file = self.run(|| File::open(path));
+        let net = file.map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+        Ok(Space { net: Arc::new(net), mounts: Arc::clone(&self.mounts) })
     }
 
     /// Undoes [`Space::bind_net`]: the path is gone afterwards.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use kernel::{Error, Result};
@@ -70,7 +70,6 @@ pub fn own_user_namespace() -> Result<()> {
 
 /// One ICMP or ICMPv6 datagram socket; the kernel fills in identifier and checksum.
 pub(crate) fn ping_socket(v6: bool) -> Result<std::net::UdpSocket> {
-    use std::os::fd::FromRawFd;
     let (family, protocol) =
         if v6 { (libc::AF_INET6, libc::IPPROTO_ICMPV6) } else { (libc::AF_INET, libc::IPPROTO_ICMP) };
     // SAFETY: plain socket creation; the result is checked before it is owned.
@@ -80,6 +79,115 @@ pub(crate) fn ping_socket(v6: bool) -> Result<std::net::UdpSocket> {
     }
     // SAFETY: fd is a fresh datagram socket that nobody else owns; UdpSocket only sends and receives on it.
     Ok(unsafe { std::net::UdpSocket::from_raw_fd(fd) })
+}
+
+/// Makes ping sockets and others of `socket`'s family refuse to send what would have to be fragmented on the way.
+pub(crate) fn forbid_fragments(socket: &std::net::UdpSocket, v6: bool) -> Result<()> {
+    let (level, option) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    };
+    set_option(socket.as_raw_fd(), level, option, libc::IP_PMTUDISC_DO, "forbid fragments")
+}
+
+fn set_option(
+    fd: libc::c_int,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+    doing: &str,
+) -> Result<()> {
+    let size = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is an int that outlives the call, and its size is given.
+    check(doing, unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size) })
+}
+
+/// A socket that sees every frame of `link`, sent and received, waiting at most 20 ms for each.
+pub(crate) fn packet_socket(link: &str) -> Result<OwnedFd> {
+    let doing = || format!("listen on link {link}");
+    let name = c_text(link)?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(Error::io(doing(), io::Error::last_os_error()));
+    }
+    let every_protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: plain socket creation; the result is checked before it is owned.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(Error::io(doing(), io::Error::last_os_error()));
+    }
+    // SAFETY: fd is a fresh socket that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // Refused in a user namespace: then bursts may outrun the reader, which costs packets in the picture only.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20, &doing());
+    let limit = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    let size = std::mem::size_of_val(&limit) as libc::socklen_t;
+    // SAFETY: the value is a timeval that outlives the call, and its size is given.
+    check(doing(), unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const limit).cast(), size)
+    })?;
+    // SAFETY: all-zero bytes are a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = every_protocol;
+    address.sll_ifindex = index as libc::c_int;
+    let size = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is a sockaddr_ll that outlives the call, and its size is given.
+    check(doing(), unsafe { libc::bind(fd, (&raw const address).cast(), size) })?;
+    Ok(socket)
+}
+
+/// The next frame's bytes that were put into `frame`, and whether this machine sent it; `None` when none came in time.
+pub(crate) fn receive_frame(socket: &OwnedFd, frame: &mut [u8]) -> Option<(usize, bool)> {
+    // SAFETY: all-zero bytes are a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut size = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: buffer and address are valid for writes of the sizes given, and outlive the call.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            frame.as_mut_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw mut address).cast(),
+            &raw mut size,
+        )
+    };
+    let length = usize::try_from(received).ok()?;
+    Some((length, address.sll_pkttype == libc::PACKET_OUTGOING))
+}
+
+/// Makes the program that `command` starts end when the calling *thread* does, however that ends.
+pub(crate) fn end_with_this_thread(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the closure runs between fork and exec and only makes one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+/// A descriptor of the child `pid`, which the caller has not waited for: it keeps meaning this very process.
+pub(crate) fn pidfd(pid: u32) -> Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(Error::io(format!("open process {pid}"), io::Error::last_os_error()));
+    }
+    // SAFETY: fd is a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Sends `signal` to the process behind `pidfd`.
+pub(crate) fn send_signal(pidfd: &OwnedFd, signal: libc::c_int) -> Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor outlives the call; a null siginfo is what kill(2) sends.
+    let status = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    check(format!("send signal {signal}"), status as libc::c_int)
 }
 
 /// Makes the program that `command` starts stop at its first instruction, traced by the calling thread.

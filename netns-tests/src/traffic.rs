@@ -173,6 +173,52 @@ pub fn is_silent_ping(from: &Space, to: impl Into<IpAddr>) -> bool {
     !ping_within(from, to.into(), SILENCE)
 }
 
+/// What became of an ICMP echo request of a given size that must not be fragmented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was answered.
+    Answered,
+    /// It was refused as too big, at once or by an ICMP error from the way.
+    TooBig,
+    /// Neither within [`patience`].
+    Lost,
+}
+
+/// Sends ICMP echo requests of `bytes` bytes with their IP header, forbidding fragments, until the fate of one is
+/// known. The answer has the same size.
+///
+/// # Panics
+/// When `bytes` is less than the headers.
+pub fn ping_of_size(from: &Space, to: impl Into<IpAddr>, bytes: usize) -> Fate {
+    let to = to.into();
+    let (header, kind) = if to.is_ipv6() { (40, 128) } else { (20, 8) };
+    assert!(bytes >= header + 8, "{bytes} bytes are less than the headers");
+    let mut request = vec![0; bytes - header];
+    request[..8].copy_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 1]);
+    from.write("/proc/sys/net/ipv4/ping_group_range", "0 0");
+    let socket = from.run(|| {
+        let socket = sys::ping_socket(to.is_ipv6()).expect("a ping socket can be made");
+        sys::forbid_fragments(&socket, to.is_ipv6()).expect("a socket may forbid fragments");
+        socket
+    });
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out can be set");
+    let deadline = Instant::now() + patience();
+    let mut reply = vec![0; bytes + 1];
+    while Instant::now() < deadline {
+        match socket.send_to(&request, (to, 0)) {
+            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => return Fate::TooBig,
+            // Unreachable for now: the pause between two tries.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            Ok(_) => match socket.recv_from(&mut reply) {
+                Ok((n, _)) if n == request.len() && matches!(reply[0], 0 | 129) => return Fate::Answered,
+                Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => return Fate::TooBig,
+                _ => {}
+            },
+        }
+    }
+    Fate::Lost
+}
+
 fn ping_within(from: &Space, to: IpAddr, limit: Duration) -> bool {
     let address = SocketAddr::new(to, 0);
     from.write("/proc/sys/net/ipv4/ping_group_range", "0 0");
