@@ -168,17 +168,17 @@ impl Cluster {
         switch.ip_batch(&format!(
             "link add switch mtu {mtu} type bridge forward_delay 0 mcast_snooping 0\nlink set switch up\n"
         ))?;
-        self.plug(&switch, &name, "router", &format!("to-{name}"), mtu)?;
+        self.plug(subnet, "router", &format!("to-{name}"), mtu)?;
         configure(&self.router, &format!("to-{name}"), &addresses(subnet, 1, self.families))
     }
 
-    /// A cable from `link` of the space named `to` into a switch.
-    fn plug(&self, switch: &Space, name: &str, to: &str, link: &str, mtu: u32) -> Result<()> {
-        let port = format!("to-{to}");
-        self.world.try_sh(&format!(
-            "ip link add {link} mtu {mtu} netns {to} type veth peer name {port} mtu {mtu} netns {name}"
+    /// A cable from `link` of the space named `to` into the switch of a subnet.
+    fn plug(&self, subnet: u8, to: &str, link: &str, mtu: u32) -> Result<()> {
+        let (switch, port) = (format!("switch-{subnet}"), format!("to-{to}"));
+        self.world.ip_batch(&format!(
+            "link add {link} mtu {mtu} netns {to} type veth peer name {port} mtu {mtu} netns {switch}\n"
         ))?;
-        switch.ip_batch(&format!("link set {port} master switch up\n"))
+        self.world.try_sh(&format!("ip -n {switch} link set {port} master switch up")).map(drop)
     }
 
     fn connect_node(&mut self, subnet: u8, mtu: u32) -> Result<()> {
@@ -186,8 +186,7 @@ impl Cluster {
         let name = format!("node-{index}");
         let node = Node::of_cluster(&name, &self.outside)?;
         node.with_mounts_of(&self.world).bind_net(&Path::new("/run/netns").join(&name))?;
-        let switch = format!("switch-{subnet}");
-        self.plug(&self.named(&switch)?, &switch, &name, "eth0", mtu)?;
+        self.plug(subnet, &name, "eth0", mtu)?;
         let ips = addresses(subnet, 10 + index, self.families);
         configure(&node, "eth0", &ips)?;
         let default = addresses(subnet, 1, self.families);
@@ -199,11 +198,6 @@ impl Cluster {
         let log = self.manifests.aside().join(format!("{name}.log"));
         self.members.push(Member { node, entry, log });
         Ok(())
-    }
-
-    /// The space behind a name in the world's /run/netns.
-    fn named(&self, name: &str) -> Result<Space> {
-        self.world.net_at(&Path::new("/run/netns").join(name))
     }
 
     /// Waits until the kernel has finished all addresses: what is compared later must not be half-way now.

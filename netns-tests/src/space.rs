@@ -87,13 +87,6 @@ impl Space {
         })
     }
 
-    /// The network namespace that is bound to `path`, with the mounts of `self`.
-    pub fn net_at(&self, path: &Path) -> Result<Space> {
-        let file = self.run(|| File::open(path));
-        let net = file.map_err(|e| Error::io(format!("open {}", path.display()), e))?;
-        Ok(Space { net: Arc::new(net), mounts: Arc::clone(&self.mounts) })
-    }
-
     /// Undoes [`Space::bind_net`]: the path is gone afterwards.
     pub fn unbind_net(&self, path: &Path) -> Result<()> {
         self.run(|| {
