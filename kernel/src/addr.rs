@@ -124,6 +124,22 @@ impl Address {
         self.flags & libc::IFA_F_DADFAILED != 0
     }
 
+    /// Whether no new connection should use it: its preferred lifetime is over.
+    pub fn is_deprecated(&self) -> bool {
+        self.flags & libc::IFA_F_DEPRECATED != 0
+    }
+
+    /// Whether it is a passing one: made for privacy (RFC 8981), not to be known by. Of IPv4 the same flag means
+    /// another thing: see [`Address::is_secondary`].
+    pub fn is_temporary(&self) -> bool {
+        self.ip.is_ipv6() && self.flags & libc::IFA_F_TEMPORARY != 0
+    }
+
+    /// Whether another address of the same subnet was there first (IPv4).
+    pub fn is_secondary(&self) -> bool {
+        self.ip.is_ipv4() && self.flags & libc::IFA_F_SECONDARY != 0
+    }
+
     /// Whether its scope is the whole network.
     pub fn is_global(&self) -> bool {
         self.scope == libc::RT_SCOPE_UNIVERSE

@@ -15,7 +15,8 @@ pub fn mac() -> Result<Mac> {
     Ok(Mac::ethernet([0x02, a, b, c, d, e]))
 }
 
-fn bytes<const N: usize>() -> Result<[u8; N]> {
+/// Random bytes, fit for keys.
+pub fn bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0u8; N];
     // SAFETY: the pointer and length describe `bytes`, which outlives the call.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };

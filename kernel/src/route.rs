@@ -14,6 +14,10 @@ use crate::netlink::{Attrs, Message, Op, Reply, Socket};
 pub const MAIN: u32 = 254;
 /// The table of local addresses.
 pub const LOCAL: u32 = 255;
+/// Kind of a route that delivers to a next hop.
+pub const UNICAST: u8 = libc::RTN_UNICAST;
+/// Kind of a route that answers with ICMP unreachable.
+pub const UNREACHABLE: u8 = libc::RTN_UNREACHABLE;
 const RTNH_F_ONLINK: u32 = 4;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;

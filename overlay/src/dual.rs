@@ -46,6 +46,11 @@ impl fmt::Display for Family {
     }
 }
 
+/// Whether two networks have an address in common.
+pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
 /// One of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct DualStack<T> {

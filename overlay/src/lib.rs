@@ -14,13 +14,20 @@
 
 pub mod dual;
 pub mod facts;
+pub mod mac;
+pub mod plan;
 pub mod topology;
+pub mod uplink;
+pub mod wireguard;
 
 pub use dual::{DualStack, Family};
 pub use facts::NodeFacts;
+pub use plan::Plan;
 pub use topology::{Local, Mode, Peer, Settings, Uplink};
 
 /// RTPROT number of every route and rule that bowline makes: `98 bowline` in rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 98;
 /// The routing table by which pods reach the nodes beyond a tunnel.
 pub const NODES_TABLE: u32 = 9800;
+/// Alias of every link that bowline makes for the node: what does not have it is never changed.
+pub const ALIAS: &str = "bowline";

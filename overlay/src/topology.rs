@@ -100,6 +100,13 @@ pub struct Uplink {
     pub mtu: u32,
 }
 
+impl Uplink {
+    /// The subnet that it is on; `None` for a prefix that no address has.
+    pub fn subnet(&self) -> Option<IpNetwork> {
+        IpNetwork::new(self.ip, self.prefix).ok().map(kernel::route::masked)
+    }
+}
+
 /// This node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Local {

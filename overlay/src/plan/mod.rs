@@ -1,0 +1,371 @@
+//! What the kernel is to hold so that pods of every node reach each other, as a value.
+//!
+//! ```text
+//!        pod CIDR of this node                       pod CIDR of a peer
+//!   unreachable (last resort)              neighbour  tunnel address -> VTEP MAC      (vxlan)
+//!   rule: from it lookup NODES_TABLE       FDB        VTEP MAC -> node address        (vxlan)
+//!   its network address on the tunnel      route      pod CIDR via tunnel address     (last)
+//!                                          route      node address the same way, in NODES_TABLE
+//! ```
+//! Why [`crate::NODES_TABLE`]: a pod that talks to the *address of a node* beyond a tunnel must keep its own address,
+//! and no network between nodes knows pods' addresses. So such packets travel by the tunnel too, and strict reverse path
+//! filters are content on both sides.
+
+mod check;
+mod mtu;
+mod screen;
+mod show;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+use kernel::Mac;
+use kernel::route::{MAIN, masked};
+
+use crate::topology::{Local, Mode, Peer, Settings, Uplink};
+use crate::{Family, NODES_TABLE, mac};
+
+pub use check::check;
+
+/// Preference of the rules that send pods' packets to [`crate::NODES_TABLE`]: before the main table's 32766.
+pub const RULE_PRIORITY: u32 = 9800;
+/// Metric of the routes that refuse packets for pods that don't exist: any other route to the same network goes first.
+pub const LAST_RESORT: u32 = 65_535;
+
+/// What the kernel is to hold. Every list is sorted and without duplicates.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Tunnel devices.
+    pub tunnels: Vec<Tunnel>,
+    /// Which hardware address answers for a peer's tunnel address (VXLAN).
+    pub neighbours: Vec<Neighbour>,
+    /// Which node has a hardware address (VXLAN).
+    pub fdb: Vec<Forward>,
+    /// Peers of WireGuard devices.
+    pub wireguard: Vec<WireguardPeer>,
+    /// Routes.
+    pub routes: Vec<Route>,
+    /// Routing rules.
+    pub rules: Vec<Rule>,
+    /// MTU of pods in bytes; 0 when this node has pods of no family.
+    pub mtu: u32,
+    /// Peers that cannot be reached, in whole or in one family, and why.
+    pub problems: Vec<Problem>,
+    /// The node that an address of this plan (next hop or node address) belongs to, for messages.
+    pub nodes: BTreeMap<IpAddr, String>,
+}
+
+/// A tunnel device. It carries the packets of one family, over the same family.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tunnel {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// What it is.
+    pub kind: TunnelKind,
+    /// Its only address: [`tunnel_ip`] as a host.
+    pub address: IpNetwork,
+    /// Its hardware address, where it has one.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Kinds of tunnel with what cannot be changed once it is made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelKind {
+    /// VXLAN without learning.
+    Vxlan {
+        /// Network identifier.
+        vni: u32,
+        /// UDP port.
+        port: u16,
+        /// Outer source address.
+        local: IpAddr,
+        /// Name of the link that packets leave by.
+        underlay: String,
+        /// Whether checksums may be left to the card; `None` decides by the kernel's version.
+        checksum_offload: Option<bool>,
+    },
+    /// IP in IP: `ipip`, or `ip6tnl` where `local` is an IPv6 address. The next hop is the outer destination.
+    Ipip {
+        /// Outer source address.
+        local: IpAddr,
+        /// Name of the link that packets leave by.
+        underlay: String,
+    },
+    /// WireGuard.
+    Wireguard {
+        /// UDP port.
+        port: u16,
+    },
+}
+
+/// A permanent neighbour entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// Name of the device.
+    pub device: String,
+    /// Tunnel address of a peer.
+    pub ip: IpAddr,
+    /// Hardware address of its VXLAN device.
+    pub mac: Mac,
+}
+
+/// An entry of a VXLAN device's forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Forward {
+    /// Name of the device.
+    pub device: String,
+    /// Hardware address of a peer's VXLAN device.
+    pub mac: Mac,
+    /// The peer's node address.
+    pub to: IpAddr,
+}
+
+/// A peer of a WireGuard device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WireguardPeer {
+    /// Name of the device.
+    pub device: String,
+    /// Public key.
+    pub key: [u8; 32],
+    /// Where its packets go.
+    pub endpoint: SocketAddr,
+    /// Which addresses are behind it, sorted.
+    pub allowed: Vec<IpNetwork>,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Table.
+    pub table: u32,
+    /// Destination.
+    pub dst: IpNetwork,
+    /// Where to.
+    pub hop: Hop,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    /// To `gateway`, an address on the subnet of the link called `device`.
+    Direct {
+        /// Name of the link.
+        device: String,
+        /// Node address of a peer.
+        gateway: IpAddr,
+    },
+    /// Into a tunnel; to `gateway`, which is taken to be on the link.
+    Tunnel {
+        /// Name of the device.
+        device: String,
+        /// Tunnel address (VXLAN) or node address (IP in IP) of a peer; WireGuard looks at the destination.
+        gateway: Option<IpAddr>,
+    },
+    /// Nowhere: ICMP unreachable, with metric [`LAST_RESORT`].
+    Unreachable,
+}
+
+/// A routing rule: packets from `from` look in `table` before the main table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Source.
+    pub from: IpNetwork,
+    /// Table.
+    pub table: u32,
+}
+
+/// Why a peer cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Name of the node; empty when it is this one.
+    pub peer: String,
+    /// What is wrong, as the rest of a sentence that begins with the node.
+    pub what: String,
+}
+
+/// The address of a node's tunnel device: the network address of its pod CIDR, which no pod ever gets.
+pub fn tunnel_ip(pod_cidr: IpNetwork) -> IpAddr {
+    pod_cidr.network()
+}
+
+/// Plans. Pure; the same for the same arguments, in whatever order peers come.
+///
+/// Peers that cannot be reached as they are become [`Plan::problems`]; the others are planned all the same. Call
+/// [`check`] first: settings that make no sense give a plan that makes none.
+pub fn plan(settings: &Settings, local: &Local, peers: &[Peer]) -> Plan {
+    let mut plan = Plan { mtu: mtu::of_pods(settings, local), ..Plan::default() };
+    for family in Family::BOTH {
+        let (Some(uplink), Some(pods)) = (local.uplinks.of(family), local.pod_cidrs.of(family)) else {
+            continue;
+        };
+        let site = Site { settings, family, uplink, pods: masked(*pods) };
+        plan.this_node(&site);
+        for peer in screen::reachable(&site, peers, &mut plan.problems) {
+            plan.peer(&site, &peer);
+        }
+    }
+    plan.sort();
+    plan
+}
+
+/// This node in one family.
+struct Site<'a> {
+    settings: &'a Settings,
+    family: Family,
+    uplink: &'a Uplink,
+    pods: IpNetwork,
+}
+
+/// A peer in one family, complete.
+struct Remote<'a> {
+    name: &'a str,
+    ip: IpAddr,
+    pods: IpNetwork,
+    key: Option<[u8; 32]>,
+    path: Path,
+}
+
+/// How packets get to a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Direct,
+    Tunnel,
+}
+
+impl Site<'_> {
+    fn path_to(&self, ip: IpAddr) -> Path {
+        match self.settings.mode {
+            Mode::Routed => Path::Direct,
+            Mode::CrossSubnet if self.is_on_link(ip) => Path::Direct,
+            Mode::Vxlan | Mode::CrossSubnet | Mode::Ipip | Mode::Wireguard => Path::Tunnel,
+        }
+    }
+
+    fn is_on_link(&self, ip: IpAddr) -> bool {
+        self.uplink.subnet().is_some_and(|subnet| subnet.contains(ip))
+    }
+
+    fn tunnel(&self) -> Option<Tunnel> {
+        let Settings { mode, vni, vxlan_port, wireguard_port, vxlan_checksum_offload, .. } = *self.settings;
+        let local = self.uplink.ip;
+        let underlay = self.uplink.link.name.clone();
+        let (kind, mac) = match mode {
+            Mode::Routed => return None,
+            Mode::Vxlan | Mode::CrossSubnet => {
+                let checksum_offload = vxlan_checksum_offload;
+                let kind = TunnelKind::Vxlan { vni, port: vxlan_port, local, underlay, checksum_offload };
+                (kind, Some(mac::vtep(local)))
+            }
+            Mode::Ipip => (TunnelKind::Ipip { local, underlay }, None),
+            Mode::Wireguard => (TunnelKind::Wireguard { port: self.wireguard_port(wireguard_port) }, None),
+        };
+        let mtu = self.uplink.mtu.saturating_sub(mtu::overhead(mode, self.family));
+        Some(Tunnel {
+            name: device_name(mode, vni, self.family),
+            kind,
+            address: host(tunnel_ip(self.pods)),
+            mac,
+            mtu,
+        })
+    }
+
+    fn wireguard_port(&self, of_v4: u16) -> u16 {
+        match self.family {
+            Family::V4 => of_v4,
+            Family::V6 => of_v4.saturating_add(1),
+        }
+    }
+}
+
+impl Plan {
+    fn this_node(&mut self, site: &Site<'_>) {
+        self.routes.push(Route { table: MAIN, dst: site.pods, hop: Hop::Unreachable });
+        if let Some(tunnel) = site.tunnel() {
+            self.tunnels.push(tunnel);
+            self.rules.push(Rule { from: site.pods, table: NODES_TABLE });
+        }
+    }
+
+    fn peer(&mut self, site: &Site<'_>, peer: &Remote<'_>) {
+        let mode = site.settings.mode;
+        self.nodes.insert(peer.ip, peer.name.to_owned());
+        if peer.path == Path::Direct {
+            let hop = Hop::Direct { device: site.uplink.link.name.clone(), gateway: peer.ip };
+            self.routes.push(Route { table: MAIN, dst: peer.pods, hop });
+            return;
+        }
+        let device = device_name(mode, site.settings.vni, site.family);
+        let gateway = match mode {
+            Mode::Wireguard => None,
+            Mode::Ipip => Some(peer.ip),
+            Mode::Vxlan | Mode::CrossSubnet | Mode::Routed => Some(tunnel_ip(peer.pods)),
+        };
+        let hop = Hop::Tunnel { device: device.clone(), gateway };
+        self.routes.push(Route { table: MAIN, dst: peer.pods, hop: hop.clone() });
+        self.routes.push(Route { table: NODES_TABLE, dst: host(peer.ip), hop });
+        match (mode, peer.key) {
+            (Mode::Wireguard, Some(key)) => {
+                let endpoint = SocketAddr::new(peer.ip, site.wireguard_port(site.settings.wireguard_port));
+                let mut allowed = vec![peer.pods, host(peer.ip)];
+                allowed.sort();
+                self.wireguard.push(WireguardPeer { device, key, endpoint, allowed });
+            }
+            (Mode::Vxlan | Mode::CrossSubnet, _) => {
+                let (ip, mac) = (tunnel_ip(peer.pods), mac::vtep(peer.ip));
+                self.nodes.insert(ip, peer.name.to_owned());
+                self.neighbours.push(Neighbour { device: device.clone(), ip, mac: mac.clone() });
+                self.fdb.push(Forward { device, mac, to: peer.ip });
+            }
+            _ => {}
+        }
+    }
+
+    fn sort(&mut self) {
+        self.tunnels.sort();
+        self.neighbours.sort();
+        self.fdb.sort();
+        self.fdb.dedup();
+        self.merge_wireguard_peers();
+        self.routes.sort();
+        self.routes.dedup_by(|a, b| (a.table, a.dst) == (b.table, b.dst));
+        self.rules.sort();
+        self.problems.sort();
+        self.problems.dedup();
+    }
+
+    /// One peer for each key: of two names of one node, both have the pods.
+    fn merge_wireguard_peers(&mut self) {
+        self.wireguard.sort();
+        self.wireguard.dedup_by(|next, kept| {
+            let same = (&next.device, next.key) == (&kept.device, kept.key);
+            if same {
+                kept.allowed.append(&mut next.allowed);
+                kept.allowed.sort();
+                kept.allowed.dedup();
+            }
+            same
+        });
+    }
+}
+
+/// The name of the device of `mode` that carries `family`; longer than a link's may be when the VNI has many digits,
+/// which [`check`] refuses. Empty in mode routed.
+pub fn device_name(mode: Mode, vni: u32, family: Family) -> String {
+    match (mode, family) {
+        (Mode::Vxlan | Mode::CrossSubnet, Family::V4) => format!("bowline.{vni}"),
+        (Mode::Vxlan | Mode::CrossSubnet, Family::V6) => format!("bowline6.{vni}"),
+        (Mode::Ipip, Family::V4) => "bowline-ipip".to_owned(),
+        (Mode::Ipip, Family::V6) => "bowline-ip6".to_owned(),
+        (Mode::Wireguard, Family::V4) => "bowline-wg".to_owned(),
+        (Mode::Wireguard, Family::V6) => "bowline-wg6".to_owned(),
+        (Mode::Routed, _) => String::new(),
+    }
+}
+
+/// `ip` as a network of one address.
+fn host(ip: IpAddr) -> IpNetwork {
+    IpNetwork::from(ip)
+}
