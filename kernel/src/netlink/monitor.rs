@@ -1,4 +1,4 @@
-//! Listening to rtnetlink's multicast groups: events with a deadline instead of sleeps.
+//! Listening to netlink's multicast groups: events with a deadline instead of sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,6 +12,11 @@ pub const GROUP_LINK: u32 = 1;
 /// RTNLGRP_IPV6_IFADDR: RTM_NEWADDR and RTM_DELADDR of IPv6.
 pub const GROUP_IPV6_ADDR: u32 = 9;
 
+/// NFNLGRP_NFTABLES of [`Protocol::Netfilter`]: every change of nf_tables.
+pub const GROUP_NFTABLES: u32 = 7;
+/// Datagrams that [`Monitor::pending`] reads at most: a storm must not keep its caller.
+const PENDING_MAX: usize = 256;
+
 /// A socket that receives the events of some groups.
 #[derive(Debug)]
 pub struct Monitor {
@@ -22,7 +27,12 @@ impl Monitor {
     /// Subscribes to `groups` in the calling thread's namespace. Subscribe first, then look at the state, then wait:
     /// so that nothing falls between.
     pub fn open(groups: &[u32]) -> Result<Self> {
-        let socket = Socket::open(Protocol::Route)?;
+        Self::open_of(Protocol::Route, groups)
+    }
+
+    /// As [`Monitor::open`], for the groups of another protocol.
+    pub fn open_of(protocol: Protocol, groups: &[u32]) -> Result<Self> {
+        let socket = Socket::open(protocol)?;
         socket.bind()?;
         for group in groups {
             socket.join(*group)?;
@@ -46,6 +56,21 @@ impl Monitor {
             }
         }
         Ok(false)
+    }
+
+    /// The events that are there, without waiting; many, but perhaps not yet all.
+    ///
+    /// # Errors
+    /// As [`Monitor::wait`].
+    pub fn pending(&mut self) -> Result<Vec<Reply>> {
+        let mut events = Vec::new();
+        for _ in 0..PENDING_MAX {
+            if !ready(self.socket.as_fd(), Duration::ZERO)? {
+                break;
+            }
+            events.extend(self.socket.events()?);
+        }
+        Ok(events)
     }
 }
 

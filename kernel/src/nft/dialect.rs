@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::batch::request;
 use super::expr::{Expr, Header};
 use super::object::{Family, Table};
@@ -21,6 +23,17 @@ const COMMENT_SIZE: usize = 256;
 /// `sizeof(struct xt_conntrack_mtinfo3)`, aligned as xtables wants it.
 const CONNTRACK_SIZE: usize = 168;
 const DREG_VERDICT: u32 = 0;
+/// Tables without a forward chain of an administrator's, which may hold many thousand others.
+const KNOWN: [&str; 8] = [
+    "nat",
+    "mangle",
+    "raw",
+    "security",
+    "kube-proxy",
+    "bowline_hostport",
+    "bowline_firewall",
+    "bowline_node",
+];
 
 /// `-s ip -j ACCEPT`
 pub fn accept_from(source: IpAddr) -> Rule {
@@ -33,6 +46,18 @@ pub fn accept_answers_to(destination: IpAddr) -> Rule {
     let family = Family::of_ip(destination);
     let rule = Rule::in_family(family).is(Field::Daddr(family), destination.into());
     rule.expr(conntrack_established_or_related()).counter().accept()
+}
+
+/// `-s network -m comment --comment "comment" -j ACCEPT`
+pub fn accept_from_network(source: IpNetwork, comment: &str) -> Rule {
+    let family = Family::of_ip(source.ip());
+    Rule::in_family(family).within(Field::Saddr(family), source).counter().accept().comment(comment)
+}
+
+/// `-d network -m comment --comment "comment" -j ACCEPT`
+pub fn accept_to_network(destination: IpNetwork, comment: &str) -> Rule {
+    let family = Family::of_ip(destination.ip());
+    Rule::in_family(family).within(Field::Daddr(family), destination).counter().accept().comment(comment)
 }
 
 /// `-m comment --comment "comment" -j chain`
@@ -197,6 +222,24 @@ pub fn list_forward_chains(socket: &mut Socket, family: Family) -> Result<Vec<Fo
     let replies = socket.dump(&Op::new(format!("list {family} chains"), message))?;
     let bodies = replies.iter().filter_map(|reply| reply.payload.get(FAMILY_HEADER..));
     Ok(bodies.filter_map(|body| read_forward_chain(family, body)).collect())
+}
+
+/// The chains that filter forwarded packets in tables that are neither iptables' nor known to have none of an
+/// administrator's, nor `spared`.
+pub fn list_other_forward_chains(socket: &mut Socket, spared: &[&str]) -> Result<Vec<ForwardChain>> {
+    let mut chains = Vec::new();
+    for family in [Family::Inet, Family::Ip, Family::Ip6] {
+        let is_other = |name: &String| {
+            !KNOWN.contains(&name.as_str())
+                && !spared.contains(&name.as_str())
+                && (family == Family::Inet || name != "filter")
+        };
+        if super::observe::list_tables(socket, family)?.iter().any(is_other) {
+            let all = list_forward_chains(socket, family)?;
+            chains.extend(all.into_iter().filter(|chain| is_other(&chain.table)));
+        }
+    }
+    Ok(chains)
 }
 
 fn read_forward_chain(family: Family, bytes: &[u8]) -> Option<ForwardChain> {

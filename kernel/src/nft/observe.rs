@@ -164,6 +164,40 @@ pub fn list_elements(socket: &mut Socket, table: &Table<'_>, set: &str) -> Resul
     Ok(replies.iter().flat_map(|reply| read_elements(body(reply))).collect())
 }
 
+/// The elements of an interval set of single values, from the least to the greatest, without comments: the kernel
+/// lists where intervals begin and where they end, and this puts both together.
+pub fn list_intervals(socket: &mut Socket, table: &Table<'_>, set: &str) -> Result<Vec<Element>> {
+    let replies = socket.dump(&listing(table, set))?;
+    Ok(join_edges(replies.iter().flat_map(|reply| read_edges(body(reply))).collect()))
+}
+
+/// The key at which an interval begins (false) or before which one ended (true).
+fn read_edges(bytes: &[u8]) -> Vec<(Vec<u8>, bool)> {
+    let list = attrs(bytes).find_attr(wire::ELEM_LIST_ELEMENTS).unwrap_or(&[]);
+    let items = attrs(list).filter(|(kind, _)| *kind == wire::LIST_ELEM);
+    let edge = |item: &[u8]| {
+        let a = attrs(item);
+        let key = attrs(a.find_attr(wire::ELEM_KEY)?).find_attr(wire::DATA_VALUE)?.to_vec();
+        let flags = a.find_attr(wire::ELEM_FLAGS).and_then(u32_be).unwrap_or(0);
+        Some((key, flags & wire::ELEM_INTERVAL_END != 0))
+    };
+    items.filter_map(|(_, item)| edge(item)).collect()
+}
+
+fn join_edges(mut edges: Vec<(Vec<u8>, bool)>) -> Vec<Element> {
+    // Where one interval ends another may begin: the end comes first.
+    edges.sort_by(|(one, one_ends), (other, other_ends)| one.cmp(other).then(other_ends.cmp(one_ends)));
+    let mut intervals: Vec<Element> = Vec::new();
+    for (key, ends) in edges {
+        match intervals.last_mut() {
+            Some(last) if ends && last.end == End::Open => last.end = End::Before(key),
+            _ if ends => {}
+            _ => intervals.push(Element { end: End::Open, ..Element::raw(key) }),
+        }
+    }
+    intervals
+}
+
 /// Shows elements to `visit` until it answers false.
 pub fn list_elements_until(
     socket: &mut Socket,
@@ -273,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn intervals_are_put_together_from_their_edges() {
+        let edge = |key: u8, ends: bool| (vec![key], ends);
+        let edges =
+            vec![edge(9, false), edge(5, true), edge(3, false), edge(5, false), edge(7, true), edge(0, true)];
+        let interval = |first, end| Element { end, ..Element::raw(vec![first]) };
+        let wanted =
+            [interval(3, End::Before(vec![5])), interval(5, End::Before(vec![7])), interval(9, End::Open)];
+        assert_eq!(join_edges(edges), wanted);
+    }
+
+    #[test]
     fn a_comment_is_found_behind_other_userdata() {
         assert_eq!(comment(&[1, 1, 7, 0, 3, b'h', b'i', 0]), "hi");
         assert_eq!(comment(&[0, 200, b'h']), "");
@@ -287,6 +332,7 @@ mod tests {
             read_elements(body(&reply));
             read_element(&bytes);
             read_rule(&bytes, &table);
+            join_edges(read_edges(&bytes));
             read_data(&bytes);
             comment(&bytes);
             named_in(&[reply], &table, 1, 2);

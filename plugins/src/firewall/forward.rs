@@ -12,8 +12,6 @@
 //! * **any other chain**: two rules at its top, with the owner's comment. Rules of another program may be rewritten at
 //!   any time (`nft -f /etc/nftables.conf`); CHECK says so then.
 //!
-//! firewalld's table is left alone: it has a backend of its own, and a reload would undo us.
-//!
 //! These rules have no sets to be elements of, so here DEL looks through the rules of all pods of such a host.
 
 use std::net::IpAddr;
@@ -32,9 +30,8 @@ use crate::owner::Owner;
 
 const FORWARD: &str = "FORWARD";
 const DROP: &str = "DROP";
-/// Tables without a forward chain of an administrator's, which may hold many thousand others.
-const KNOWN: [&str; 8] =
-    ["nat", "mangle", "raw", "security", "kube-proxy", "bowline_hostport", "bowline_firewall", "firewalld"];
+/// firewalld's table is left alone: it has a backend of its own, and a reload would undo us.
+const SPARED: [&str; 1] = ["firewalld"];
 
 fn filter_table(family: Iptables4or6) -> Table<'static> {
     iptables::nft_table(family, IptablesTable::Filter)
@@ -106,7 +103,7 @@ pub(super) fn remove(
     }
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        for ForwardChain { family, table, chain, .. } in other_chains(host)? {
+        for ForwardChain { family, table, chain, .. } in dialect::list_other_forward_chains(host, &SPARED)? {
             let table = Table::new(family, &table);
             for rule in nft::list_rules(host, &table, Some(&chain))? {
                 if is_gone(&rule.comment) {
@@ -141,7 +138,7 @@ fn plan(host: &mut Socket, batch: &mut Batch, owner: &Owner, ips: &[IpAddr]) -> 
             plan_iptables(host, batch, &table, &of_family)?;
         }
     }
-    for other in other_chains(host)? {
+    for other in dialect::list_other_forward_chains(host, &SPARED)? {
         if !other.may_drop(host)? {
             continue;
         }
@@ -236,18 +233,4 @@ fn plan_remove(host: &mut Socket, table: &Table<'_>, ips: &[IpAddr]) -> Result<B
         batch.delete_chain(table, ADMIN_CHAIN);
     }
     Ok(batch)
-}
-
-/// Chains that filter forwarded packets in tables that are neither iptables' nor known.
-fn other_chains(host: &mut Socket) -> Result<Vec<ForwardChain>> {
-    let mut chains = Vec::new();
-    for family in [Family::Inet, Family::Ip, Family::Ip6] {
-        let is_other =
-            |name: &String| !KNOWN.contains(&name.as_str()) && (family == Family::Inet || name != "filter");
-        if nft::list_tables(host, family)?.iter().any(is_other) {
-            let all = dialect::list_forward_chains(host, family)?;
-            chains.extend(all.into_iter().filter(|chain| is_other(&chain.table)));
-        }
-    }
-    Ok(chains)
 }
