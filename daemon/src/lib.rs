@@ -10,5 +10,10 @@
 //! a batch of netlink requests is answered before the call returns, so there is nothing to await.
 
 pub mod config;
+pub mod conflist;
+pub mod file;
+pub mod install;
+pub mod log;
+pub mod node;
 pub mod objects;
 pub mod source;

@@ -21,28 +21,43 @@ pub enum Foreign {
     Keep,
     /// Replace it.
     Replace,
+    /// Leave it, and install the others.
+    Skip,
 }
 
-/// Installs this binary into `dir` (made if missing) under each of `names`.
+/// Installs this binary into `dir` (made if missing) under each of `names`, unless it is there already, byte for byte.
+/// Returns the names that were left to others, which are none but with [`Foreign::Skip`].
 ///
 /// # Errors
 /// [`Error::Invalid`] for a name that is no plug-in's, and for one that a foreign binary has; [`Error::Io`].
-pub fn install(dir: &Path, names: &[&str], foreign: Foreign) -> Result<()> {
+pub fn install<'a>(dir: &Path, names: &[&'a str], foreign: Foreign) -> Result<Vec<&'a str>> {
     if let Some(unknown) = names.iter().find(|name| crate::find(name).is_none()) {
         let known: Vec<_> = crate::TABLE.iter().map(|plugin| plugin.name()).collect();
         return Err(Error::Invalid {
             what: format!("no plugin `{unknown}`; there are {}", known.join(", ")),
         });
     }
-    if foreign == Foreign::Keep
-        && let Some(file) = names.iter().map(|name| dir.join(name)).find(|file| is_foreign(file))
-    {
-        let what = format!("{} is not bowline's; --force replaces it", file.display());
+    let bytes = fs::read("/proc/self/exe").map_err(|e| Error::io("read the running program", e))?;
+    let is_missing = |name: &&&str| fs::read(dir.join(name)).ok().as_deref() != Some(&bytes);
+    let missing: Vec<&str> = names.iter().filter(is_missing).copied().collect();
+    let (taken, wanted): (Vec<&str>, Vec<&str>) = match foreign {
+        Foreign::Replace => (Vec::new(), missing),
+        Foreign::Keep | Foreign::Skip => missing.into_iter().partition(|name| is_foreign(&dir.join(name))),
+    };
+    if let (Foreign::Keep, Some(name)) = (foreign, taken.first()) {
+        let what = format!("{} is not bowline's; --force replaces it", dir.join(name).display());
         return Err(Error::Invalid { what });
     }
+    if !wanted.is_empty() {
+        write(dir, &wanted, &bytes)?;
+    }
+    Ok(taken)
+}
+
+fn write(dir: &Path, names: &[&str], bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| Error::io(format!("make directory {}", dir.display()), e))?;
     let copy = Temporary::beside(dir, "bowline-cni")?;
-    copy_self(&copy.path).map_err(|e| Error::io(format!("write {}", copy.path.display()), e))?;
+    write_program(&copy.path, bytes).map_err(|e| Error::io(format!("write {}", copy.path.display()), e))?;
     for name in names {
         let link = Temporary::beside(dir, name)?;
         let target = dir.join(name);
@@ -53,6 +68,41 @@ pub fn install(dir: &Path, names: &[&str], foreign: Foreign) -> Result<()> {
     File::open(dir)
         .and_then(|handle| handle.sync_all())
         .map_err(|e| Error::io(format!("sync directory {}", dir.display()), e))
+}
+
+/// Removes each of `names` that is ours from `dir`, temporary files of a killed installation included, and returns what
+/// is removed; with [`Removal::Tell`] nothing is.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn uninstall(dir: &Path, names: &[&str], removal: Removal) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
+    let is_name = |file: &str| names.contains(&file) || is_temporary(file, names);
+    let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut ours: Vec<PathBuf> = files.filter(|file| is_name(file)).map(|file| dir.join(file)).collect();
+    ours.retain(|file| file.is_file() && !is_foreign(file));
+    ours.sort();
+    if removal == Removal::Now {
+        for file in &ours {
+            fs::remove_file(file).map_err(|e| Error::io(format!("remove {}", file.display()), e))?;
+        }
+    }
+    Ok(ours)
+}
+
+/// Whether something goes, or is only told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It goes.
+    Now,
+    /// It is told.
+    Tell,
+}
+
+/// `.NAME.xxxxxxxx`, as [`Temporary::beside`] makes it.
+fn is_temporary(file: &str, names: &[&str]) -> bool {
+    let hidden = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
+    hidden.is_some_and(|(name, end)| end.len() == 8 && (name == "bowline-cni" || names.contains(&name)))
 }
 
 /// A name that goes when dropped, if it still exists.
@@ -73,10 +123,9 @@ impl Drop for Temporary {
     }
 }
 
-fn copy_self(to: &Path) -> io::Result<()> {
-    let bytes = fs::read("/proc/self/exe")?;
+fn write_program(to: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).open(to)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.set_permissions(Permissions::from_mode(0o755))?;
     file.sync_all()
 }
@@ -135,5 +184,35 @@ mod tests {
         install(dir.path(), &["loopback"], Foreign::Replace).expect("forced");
         assert!(!is_foreign(&dir.path().join("loopback")));
         assert_eq!(names_in(dir.path()), ["loopback"]);
+    }
+
+    #[test]
+    fn ours_goes_and_what_others_have_put_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["bridge", "loopback"];
+        install(dir.path(), &["loopback"], Foreign::Keep).expect("installed");
+        fs::copy(dir.path().join("loopback"), dir.path().join(".bridge.0123abcd")).unwrap();
+        for foreign in ["bridge", "flannel", ".bridge.89abcdef"] {
+            fs::write(dir.path().join(foreign), "#!/bin/sh\n").unwrap();
+        }
+        for removal in [Removal::Tell, Removal::Now] {
+            let ours = uninstall(dir.path(), &names, removal).expect("looked at");
+            assert_eq!(ours, [".bridge.0123abcd", "loopback"].map(|name| dir.path().join(name)));
+        }
+        assert_eq!(uninstall(dir.path(), &names, Removal::Now).expect("again"), [PathBuf::new(); 0]);
+        assert_eq!(names_in(dir.path()), [".bridge.89abcdef", "bridge", "flannel"]);
+    }
+
+    #[test]
+    fn others_are_passed_over_and_what_is_there_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("bridge"), "#!/bin/sh\n").unwrap();
+        let names = ["bridge", "loopback"];
+        assert_eq!(install(dir.path(), &names, Foreign::Skip).expect("installed"), ["bridge"]);
+        assert_eq!(fs::read(dir.path().join("bridge")).unwrap(), b"#!/bin/sh\n");
+        let inode = || fs::metadata(dir.path().join("loopback")).unwrap().ino();
+        let first = inode();
+        install(dir.path(), &names, Foreign::Skip).expect("again");
+        assert_eq!(inode(), first, "the same bytes are not written again");
     }
 }

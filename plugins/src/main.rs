@@ -5,13 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kernel::linger::{self, Answer};
-use plugins::install::{Foreign, install};
+use plugins::install::{Foreign, Removal, install, uninstall};
 
 const HELP: &str = "\
 bowline-cni: CNI plugins in one binary. A container runtime starts it under a plugin's name.
 
 usage:
   bowline-cni install DIR [NAME...] [--force]   install every plugin, or those named, into DIR
+              --skip-foreign                    but leave what is not bowline's, and print its name
+  bowline-cni uninstall DIR [--dry-run]         remove from DIR what is bowline's, and print it
   bowline-cni list                              print the plugins' names
   bowline-cni version                           print the version
 ";
@@ -51,6 +53,8 @@ fn command(args: &[String]) -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["install", rest @ ..] => return install_command(rest),
+        ["uninstall", dir] => return uninstall_command(dir, Removal::Now),
+        ["uninstall", dir, "--dry-run"] => return uninstall_command(dir, Removal::Tell),
         ["list"] => plugins::TABLE.iter().for_each(|plugin| say(&format!("{}\n", plugin.name()))),
         ["version" | "--version" | "-V"] => say(concat!("bowline-cni ", env!("CARGO_PKG_VERSION"), "\n")),
         ["help" | "--help" | "-h"] => say(HELP),
@@ -72,6 +76,7 @@ fn install_command(args: &[&str]) -> ExitCode {
     let foreign = match options.as_slice() {
         [] => Foreign::Keep,
         ["--force"] => Foreign::Replace,
+        ["--skip-foreign"] => Foreign::Skip,
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -83,7 +88,24 @@ fn install_command(args: &[&str]) -> ExitCode {
     };
     let every: Vec<&str> = plugins::TABLE.iter().map(|plugin| plugin.name()).collect();
     match install(Path::new(dir), if names.is_empty() { &every } else { names }, foreign) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(skipped) => {
+            skipped.iter().for_each(|name| say(&format!("{name}\n")));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bowline-cni: {}", cni::Error::from_chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn uninstall_command(dir: &str, removal: Removal) -> ExitCode {
+    let every: Vec<&str> = plugins::TABLE.iter().map(|plugin| plugin.name()).collect();
+    match uninstall(Path::new(dir), &every, removal) {
+        Ok(files) => {
+            files.iter().for_each(|file| say(&format!("{}\n", file.display())));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("bowline-cni: {}", cni::Error::from_chain(&error));
             ExitCode::FAILURE

@@ -1,0 +1,96 @@
+//! The network configuration list by which container runtimes find bowline.
+//!
+//! A runtime calls a node's network ready as soon as any list is there, so ours is written last and removed as soon as
+//! the node can't carry new pods; pods that run stay as they are.
+
+use std::path::{Path, PathBuf};
+
+use overlay::Mode;
+use overlay::facts;
+use serde_json::{Value, json};
+
+use crate::file;
+
+/// Name of the file. Runtimes take the first by name.
+pub const FILE: &str = "10-bowline.conflist";
+/// Name of the network.
+pub const NETWORK: &str = "bowline";
+
+/// The list for `mode`. Addresses and MTU are not in it: the plug-ins read them from the node's facts at `facts`, so
+/// that a change of the MTU touches no file that runtimes watch.
+pub fn list(mode: Mode, facts: &Path) -> Value {
+    let kind = if mode == Mode::Routed { "routed" } else { "vxlan" };
+    let mut first = json!({ "type": kind });
+    if facts != Path::new(facts::PATH) {
+        first["nodeFacts"] = json!(facts);
+    }
+    json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
+        "name": NETWORK,
+        "plugins": [
+            first,
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
+        ],
+    })
+}
+
+/// Writes the list into `dir` unless it is there; says whether it wrote.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn ensure(dir: &Path, list: &Value) -> Result<bool, String> {
+    let text = serde_json::to_string_pretty(list).map_err(|error| error.to_string())? + "\n";
+    file::ensure(&dir.join(FILE), text.as_bytes(), 0o600)
+}
+
+/// Removes the list from `dir`; says whether it was there.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn remove(dir: &Path) -> Result<bool, String> {
+    file::remove(&dir.join(FILE))
+}
+
+/// The list that runtimes take instead of ours, if there is one: another file of `dir` that comes first by name.
+pub fn other_in_front(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_list = |name: &String| [".conflist", ".conf", ".json"].iter().any(|end| name.ends_with(end));
+    let first = names.filter(is_list).min()?;
+    (first.as_str() < FILE).then(|| dir.join(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_has_a_list_that_can_be_read() {
+        for mode in Mode::ALL {
+            let list = list(mode, Path::new(facts::PATH));
+            let first = if mode == Mode::Routed { "routed" } else { "vxlan" };
+            assert_eq!(list["plugins"][0], json!({ "type": first }), "{mode}");
+            let text = list.to_string();
+            cni::list::NetworkList::parse(text.as_bytes(), None).expect("the protocol crate reads it");
+        }
+        let elsewhere = list(Mode::Vxlan, Path::new("/run/other/node.json"));
+        assert_eq!(elsewhere["plugins"][0]["nodeFacts"], "/run/other/node.json");
+    }
+
+    #[test]
+    fn what_sorts_before_ours_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let put = |name: &str| std::fs::write(dir.path().join(name), "{}").expect("written");
+        assert_eq!(other_in_front(dir.path()), None);
+        assert_eq!(ensure(dir.path(), &list(Mode::Vxlan, Path::new(facts::PATH))), Ok(true));
+        for harmless in ["20-other.conflist", "05-notes.txt", "99.conf"] {
+            put(harmless);
+        }
+        assert_eq!(other_in_front(dir.path()), None);
+        put("05-other.conf");
+        assert_eq!(other_in_front(dir.path()), Some(dir.path().join("05-other.conf")));
+        assert_eq!((remove(dir.path()), remove(dir.path())), (Ok(true), Ok(false)));
+    }
+}
