@@ -1,5 +1,9 @@
 //! Where objects come from: the Kubernetes API, or a directory of manifests. What stands behind a [`Feed`] is the same.
 
+pub mod manifests;
+pub mod node;
+mod outlet;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
