@@ -1,5 +1,6 @@
-//! Scenarios that need what the running kernel lacks, in a virtual machine: user-mode Linux, a kernel that is an
-//! ordinary program, with the host's files below a layer in memory.
+//! Scenarios that need what the running kernel lacks, in a virtual machine: for VLANs user-mode Linux, a kernel that
+//! is an ordinary program, with the host's files below a layer in memory; for tunnels of other kinds, which that one has
+//! not all, a whole machine.
 //!
 //! A scenario runs on the host's own kernel wherever that can do it. Else all scenarios of the same module run in one
 //! virtual machine, booted once per test program, and each test looks up its own outcome.
@@ -10,6 +11,9 @@ use std::sync::OnceLock;
 
 use crate::scenario::{self, Leftovers};
 use crate::{Node, Space, Subject};
+
+mod archive;
+mod qemu;
 
 /// The kernel program, from Debian's package user-mode-linux.
 const KERNEL: &str = "linux.uml";
@@ -24,9 +28,52 @@ pub fn run_with_vlans(module: &str, test: &str, subject: &Subject, story: impl F
         return scenario::run(test, subject, Leftovers::Nothing, story);
     }
     static OUTCOME: OnceLock<String> = OnceLock::new();
-    let said = OUTCOME.get_or_init(|| run_in_a_vm(module));
+    passed(OUTCOME.get_or_init(|| run_in_a_vm(module)), test);
+}
+
+/// Tells `story` where the kernel has the link types ipip, ip6tnl and wireguard: here or, all tests of `module`
+/// together, in an emulated machine. `test` is the path of the calling test.
+///
+/// # Panics
+/// When the story does, here or there, or when no kernel can run it.
+pub fn run_with_tunnels(module: &str, test: &str, story: impl FnOnce()) {
+    let missing = missing_tunnels();
+    if missing.is_empty() {
+        return story();
+    }
+    assert!(std::env::var_os("LAB_LAYERED").is_none(), "not even the virtual machine has {missing}");
+    static OUTCOME: OnceLock<String> = OnceLock::new();
+    passed(OUTCOME.get_or_init(|| ended(qemu::run(&script(module)))), test);
+}
+
+/// Of the links that those stories need, what the running kernel says of those it cannot make.
+fn missing_tunnels() -> String {
+    let space = Space::new_node().expect("namespaces can be made (the lab's tests need root)");
+    let links = ["ipip local 127.0.0.1 remote 127.0.0.2", "ip6tnl local ::1 remote ::2", "wireguard"];
+    let refusals = links.iter().filter_map(|link| space.try_sh(&format!("ip link add type {link}")).err());
+    refusals.map(|refusal| format!("{refusal}\n")).collect()
+}
+
+fn passed(said: &str, test: &str) {
     let passed = said.lines().any(|line| line.starts_with(&format!("test {test} ... ok")));
     assert!(passed, "in the virtual machine:\n{said}");
+}
+
+/// What a machine must say last.
+fn ended(said: String) -> String {
+    assert!(said.contains("lab: exit"), "the virtual machine did not finish:\n{said}");
+    said
+}
+
+/// The tests of this very program whose names start with `module`, as a line of shell.
+fn script(module: &str) -> String {
+    let program = std::env::current_exe().expect("a test program knows its path");
+    let directory = env!("CARGO_MANIFEST_DIR");
+    // Where the files are only in memory the directory may be absent.
+    format!(
+        "mkdir -p {directory}; cd {directory} && RUST_BACKTRACE=0 {} --test-threads=1 --color=never {module}\n",
+        program.display()
+    )
 }
 
 /// Whether bridges of the running kernel can filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING).
@@ -44,13 +91,8 @@ pub fn kernel_filters_vlans() -> bool {
 /// When the machine cannot be started or does not finish.
 pub fn run_in_a_vm(module: &str) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let program = std::env::current_exe().expect("a test program knows its path");
     let script = directory.path().join("script");
-    let line = format!(
-        "cd {} && RUST_BACKTRACE=0 {} --test-threads=1 --color=never {module}\n",
-        env!("CARGO_MANIFEST_DIR"),
-        program.display()
-    );
+    let line = self::script(module);
     std::fs::File::create(&script)
         .and_then(|mut file| file.write_all(line.as_bytes()))
         .expect("a temporary file can be written");
@@ -64,8 +106,7 @@ pub fn run_in_a_vm(module: &str) -> String {
         .output()
         .unwrap_or_else(|e| panic!("this kernel has no VLAN filtering, and {KERNEL} cannot be started: {e}"));
     let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(said.contains("lab: exit"), "the virtual machine did not finish:\n{said}");
-    said
+    ended(said)
 }
 
 /// A story of VLANs for both subjects, as two tests: `<story>::bowline` and `<story>::reference`.
