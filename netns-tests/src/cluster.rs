@@ -276,16 +276,26 @@ impl Cluster {
     /// When there is no daemon to start.
     pub fn start_with(&self, index: usize, source: &[String], more: &[&str]) -> Daemon {
         let member = &self.members[index];
-        let plugins = Subject::bowline().directory.join("bridge");
         let mut args: Vec<String> = vec![
             format!("--node-name={}", member.entry.name),
-            format!("--plugins={}", plugins.display()),
             format!("--healthz-address={HEALTHZ}"),
             format!("--metrics-address={METRICS}"),
         ];
         args.extend(source.iter().cloned());
         args.extend(more.iter().map(|flag| (*flag).to_owned()));
-        Daemon::start(&member.node, &daemon::bowlined(), &args, &member.log)
+        Daemon::start(&member.node, &daemon::program("bowlined"), &args, &member.log)
+    }
+
+    /// Starts the daemon of a node with flags that it must refuse, and gives what it said.
+    ///
+    /// # Panics
+    /// When it runs all the same, or ends as if all were well.
+    pub fn refusal(&self, index: usize, flags: &[&str]) -> String {
+        let _ = std::fs::remove_file(&self.members[index].log);
+        let mut daemon = self.start(index, flags);
+        let code = daemon.exit_code(&format!("to refuse {flags:?}"));
+        assert!((1..128).contains(&code), "{flags:?} ended with {code}: {}", daemon.log());
+        daemon.log()
     }
 
     /// Starts the daemons of all nodes and waits until each can carry pods.

@@ -22,13 +22,13 @@ pub struct Daemon {
     keeper: Option<JoinHandle<ExitStatus>>,
 }
 
-/// The daemon's program: `$LAB_BOWLINED`, else what `make build` left in `target/release`.
+/// A program of ours: beside the daemon `$LAB_BOWLINED`, else what `make build` left in `target/release`.
 ///
 /// # Panics
 /// When there is none.
-pub fn bowlined() -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/bowlined");
-    let program = std::env::var_os("LAB_BOWLINED").map_or(built, PathBuf::from);
+    let program = std::env::var_os("LAB_BOWLINED").map_or(built, PathBuf::from).with_file_name(name);
     std::fs::canonicalize(&program).unwrap_or_else(|e| panic!("no {}: {e} (make build)", program.display()))
 }
 

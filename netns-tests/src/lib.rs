@@ -16,7 +16,9 @@
 
 pub mod by_hand;
 pub mod capture;
+pub mod chance;
 pub mod cluster;
+pub mod conversation;
 pub mod daemon;
 pub mod dump;
 pub mod fault;
@@ -27,17 +29,21 @@ pub mod plugin;
 pub mod scenario;
 pub mod space;
 mod sys;
+pub mod tables;
 pub mod trace;
 pub mod traffic;
 pub mod vm;
 pub mod wait;
 
 pub use capture::{Capture, Packet};
+pub use chance::Chance;
 pub use cluster::Cluster;
+pub use conversation::Conversation;
 pub use daemon::Daemon;
 pub use network::{Attachment, Network};
 pub use node::{Node, Pod};
 pub use plugin::{Refusal, Subject};
 pub use space::Space;
 pub use sys::own_user_namespace;
+pub use tables::Tables;
 pub use trace::Snapshot;

@@ -23,3 +23,20 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// Looks until nothing is `missing` any more or [`patience`] has passed.
+///
+/// # Panics
+/// When the deadline passes, with what is still missing.
+pub fn until_nothing(what: &str, mut missing: impl FnMut() -> String) {
+    let deadline = Instant::now() + patience();
+    loop {
+        let left = missing();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "waited {:?} for {what}; still:\n{left}", patience());
+        // The pause between two looks, not the wait itself.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

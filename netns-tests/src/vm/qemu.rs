@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::archive::Archive;
-use crate::{Subject, daemon};
+use crate::daemon;
 
 /// What scenarios, dumps and snapshots run, looked up as a shell would.
 const PROGRAMS: [&str; 12] = [
@@ -89,9 +89,8 @@ fn write_initramfs(to: &Path, kernel: &Path, version: &str, script: &str) -> io:
     archive.file("init", include_bytes!("../../vm/init-qemu"))?;
     archive.file("script", script.as_bytes())?;
     let mut programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| found(name)).collect();
-    programs.extend([std::env::current_exe()?, daemon::bowlined()]);
-    let suite = Subject::bowline().directory;
-    programs.extend(std::fs::read_dir(suite)?.flatten().map(|entry| entry.path()));
+    programs.push(std::env::current_exe()?);
+    programs.extend(["bowlined", "bowline", "bowline-cni"].map(daemon::program));
     for program in &programs {
         archive.copy(program)?;
         libraries(program)?.iter().try_for_each(|library| archive.copy(library))?;

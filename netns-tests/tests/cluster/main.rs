@@ -1,4 +1,3 @@
 //! What daemons make of single nodes, told as stories with real packets between nodes.
 
 mod instrument;
-mod tunnels;

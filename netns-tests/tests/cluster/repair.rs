@@ -1,0 +1,216 @@
+//! What somebody removes is put back, what kills the daemon disturbs nobody.
+
+use lab::cluster::{Families, Shape};
+use lab::wait::{until, until_nothing};
+use lab::{Chance, Cluster, Conversation, Daemon, Snapshot, Space, Tables, daemon};
+
+/// Everything of ours in the kernel, without what counts or ages.
+fn state(node: &Space) -> String {
+    let commands = [
+        "ip -o -d link show type vxlan",
+        "ip -o addr show",
+        "ip -4 route show table all proto 98",
+        "ip -6 route show table all proto 98",
+        "ip -4 rule",
+        "ip -6 rule",
+        "nft -s list table inet bowline_node",
+        "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
+    ];
+    let mut text = String::new();
+    for command in commands {
+        let said = node.try_sh(command).unwrap_or_else(|e| e.to_string());
+        // A link that was made again has another number.
+        let mut lines: Vec<&str> =
+            said.lines().map(|line| line.trim_start_matches(|c: char| c.is_ascii_digit())).collect();
+        lines.sort_unstable();
+        text.push_str(&format!("{command}\n{}\n", lines.join("\n")));
+    }
+    text.push_str(&format!("{:#?}", Tables::of(node)));
+    text
+}
+
+/// The lines of one text that the other lacks, both ways.
+fn difference(before: &str, after: &str) -> String {
+    let missing = |from: &str, other: &str, sign: char| -> String {
+        from.lines()
+            .filter(|line| !other.lines().any(|o| o == *line))
+            .map(|line| format!("{sign} {line}\n"))
+            .collect()
+    };
+    missing(before, after, '-') + &missing(after, before, '+')
+}
+
+/// Node 0 of two with its daemons, and pods that talk over both families.
+struct Pair {
+    cluster: Cluster,
+    daemons: Vec<Daemon>,
+    talks: Vec<Conversation>,
+    mode: &'static str,
+}
+
+impl Pair {
+    fn new(mode: &'static str) -> Pair {
+        let cluster = Cluster::new(&Shape::flat(2, Families::Dual)).unwrap();
+        let daemons = cluster.start_all(&["--mode", mode]);
+        let (a, b) = (cluster.pod(0, "a"), cluster.pod(1, "b"));
+        let talks = b.ips().into_iter().map(|ip| Conversation::start(&a.pod, &b.pod, ip)).collect();
+        Pair { cluster, daemons, talks, mode }
+    }
+
+    fn talk_goes_on(&self) {
+        self.talks.iter().for_each(Conversation::goes_on);
+    }
+
+    fn restart(&mut self) {
+        let old = self.daemons.remove(0);
+        old.kill();
+        self.daemons.insert(0, self.cluster.start(0, &["--mode", self.mode]));
+    }
+
+    fn until_ready(&self) {
+        self.cluster.node(0).until_ready(&self.daemons[0]);
+    }
+
+    fn repaired(&self) -> f64 {
+        self.cluster.node(0).metric("bowline_drift_repaired_total", "").unwrap_or(0.0)
+    }
+
+    /// Damage by hand is undone and counted, and the pods' connections live on.
+    fn repairs(&self, damages: &[&str]) {
+        let node = self.cluster.node(0);
+        let before = state(node);
+        for damage in damages {
+            let counted = self.repaired();
+            node.sh(damage);
+            until_nothing(&format!("`{damage}` to be undone"), || difference(&before, &state(node)));
+            until(&format!("`{damage}` to be counted"), || (self.repaired() > counted).then_some(()));
+            self.talk_goes_on();
+        }
+    }
+}
+
+#[test]
+fn drift_of_vxlan_is_repaired() {
+    let pair = Pair::new("vxlan");
+    pair.repairs(&[
+        "ip route del 10.244.1.0/24",
+        "ip -6 route del fd00:244:1::/64",
+        "ip route flush table 9800",
+        "bridge fdb del 62:6c:ac:10:00:0b dev bowline.1 dst 172.16.0.11",
+        "ip neigh del 10.244.1.0 dev bowline.1",
+        "ip rule del lookup 9800",
+        "ip link del bowline.1",
+        "ip link del bowline6.1",
+        "ip link set bowline.1 down",
+        "ip link set bowline.1 mtu 1300",
+        "ip addr flush dev bowline.1",
+        "nft delete table inet bowline_node",
+        "nft flush ruleset",
+        "ip route del unreachable 10.244.0.0/24 proto 98",
+        "sysctl -q net.ipv4.ip_forward=0",
+    ]);
+}
+
+#[test]
+fn drift_of_routed_is_repaired() {
+    let pair = Pair::new("routed");
+    pair.repairs(&[
+        "ip route del 10.244.1.0/24",
+        "ip -6 route del fd00:244:1::/64",
+        "ip route replace 10.244.1.0/24 via 172.16.0.1 proto 98",
+        "nft delete table inet bowline_node",
+    ]);
+    // The kernel flushes the routes of a link that goes down; the node's own come back by its administrator.
+    let node = pair.cluster.node(0);
+    let before = state(node);
+    node.ip_batch(
+        "link set eth0 down\nlink set eth0 up\n\
+         route replace default via 172.16.0.1\naddr replace 2001:db8::a/64 dev eth0 nodad\nroute replace default via 2001:db8::1\n",
+    )
+    .unwrap();
+    until_nothing("the uplink's routes to come back", || difference(&before, &state(node)));
+    pair.talk_goes_on();
+}
+
+/// Killed whenever it pleases, also while it starts: pods don't notice, and the next one finds everything in place.
+#[test]
+fn killed_at_any_moment_it_converges() {
+    let mut pair = Pair::new("vxlan");
+    let mut chance = Chance::new(9);
+    let before = state(pair.cluster.node(0));
+    for round in 0..15 {
+        let node = pair.cluster.node(0);
+        if round % 3 == 0 {
+            // Something to do for the next one.
+            let damages =
+                ["ip link del bowline.1", "nft delete table inet bowline_node", "ip route flush proto 98"];
+            // Whether it is there depends on where the last one was killed.
+            let damage: &&str = chance.one_of(&damages);
+            let _ = node.try_sh(damage);
+        }
+        pair.restart();
+        // The moment itself is what is drawn by lot, so there is no condition to wait for.
+        std::thread::sleep(std::time::Duration::from_millis(chance.below(40)));
+    }
+    pair.restart();
+    pair.until_ready();
+    let node = pair.cluster.node(0);
+    until_nothing("everything to be as before", || difference(&before, &state(node)));
+    for talk in pair.talks {
+        talk.end();
+    }
+}
+
+/// While no daemon runs, and while it is replaced by the next, not an answer is late.
+#[test]
+fn an_upgrade_is_not_noticed() {
+    for mode in ["vxlan", "routed"] {
+        let mut pair = Pair::new(mode);
+        let node = pair.cluster.node(0);
+        let before = Snapshot::of(node);
+        let old = pair.daemons.remove(0);
+        assert_eq!(old.terminate(), 0);
+        pair.talk_goes_on();
+        let difference = before.difference(pair.cluster.node(0));
+        // Its socket is gone with it, and nothing else.
+        assert!(!difference.contains("ip "), "{mode}: {difference}");
+        pair.daemons.insert(0, pair.cluster.start(0, &["--mode", mode]));
+        pair.until_ready();
+        pair.talk_goes_on();
+        for talk in pair.talks {
+            let longest = talk.end();
+            assert!(longest < std::time::Duration::from_millis(500), "{mode}: an answer took {longest:?}");
+        }
+    }
+}
+
+/// A second daemon on a node refuses with a sentence, and the first goes on.
+#[test]
+fn two_daemons_on_one_node_refuse_politely() {
+    let cluster = Cluster::new(&Shape::flat(1, Families::V4)).unwrap();
+    let daemons = cluster.start_all(&["--mode", "routed"]);
+    let before = state(cluster.node(0));
+    let said_before = daemons[0].log().len();
+    let mut second = cluster.start(0, &["--mode", "vxlan"]);
+    assert_ne!(second.exit_code("to refuse"), 0);
+    let said = second.log()[said_before..].to_owned();
+    assert!(said.contains("bowlined"), "{said}");
+    assert_eq!(difference(&before, &state(cluster.node(0))), "");
+    assert!(daemons[0].is_running());
+}
+
+/// `bowline cleanup` refuses nothing and leaves nothing, in every mode, and also where there is nothing.
+#[test]
+fn cleanup_leaves_no_trace() {
+    for mode in ["vxlan", "routed", "cross-subnet"] {
+        let cluster = Cluster::new(&Shape::flat(2, Families::Dual)).unwrap();
+        let node = cluster.node(0);
+        let before = Snapshot::of(node);
+        let daemons = cluster.start_all(&["--mode", mode]);
+        daemons.into_iter().for_each(Daemon::kill);
+        for _ in 0..2 {
+            node.sh(&format!("{} cleanup", daemon::program("bowline").display()));
+            lab::scenario::no_trace(node, &before, lab::scenario::Leftovers::Nothing);
+        }
+    }
+}
