@@ -14,6 +14,7 @@
 //!
 //! Nothing outlives the process: namespaces hang on descriptors, files on a private tmpfs, plug-ins on their parent.
 
+pub mod apiserver;
 pub mod by_hand;
 pub mod capture;
 pub mod chance;

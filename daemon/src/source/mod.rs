@@ -1,5 +1,6 @@
 //! Where objects come from: the Kubernetes API, or a directory of manifests. What stands behind a [`Feed`] is the same.
 
+pub mod api;
 pub mod manifests;
 pub mod node;
 mod outlet;

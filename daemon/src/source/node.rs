@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn addresses_are_internal_else_external_else_what_the_kubelet_was_told() {
-        let rows: &[(&[(&str, &str)], &[&str])] = &[
+        type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+        let rows: [Row; 4] = [
             (&[("ExternalIP", "203.0.113.9"), ("InternalIP", "192.0.2.1")], &["192.0.2.1"]),
             (&[("ExternalIP", "203.0.113.9"), ("InternalDNS", "a.internal")], &["203.0.113.9"]),
             (&[("InternalIP", "::ffff:192.0.2.1"), ("InternalIP", "192.0.2.1")], &["192.0.2.1"]),

@@ -1,0 +1,319 @@
+//! The Kubernetes API as a source.
+//!
+//! ```text
+//!            refused: pages from now on
+//!          ┌────────────────────────────┐
+//! streaming list ──────┬──► watch ◄── paged list
+//!        ▲             │     │ ▲
+//!        │        snapshot   │ └── time is up, connection lost: go on from the last version
+//!        └───────────────────┘
+//!           410, or something that can't be read: everything anew
+//! ```
+//! `kube` does configuration, authentication, TLS and requests; what follows upon an answer is decided here. Its own
+//! watcher stays on a version that the server answers with 410 before the watch begins, goes on behind an event that it
+//! could not read, asks again at once when a server closes every watch, and says neither how it is nor `Retry-After`.
+
+mod backoff;
+mod endpoint;
+mod exchange;
+mod memory;
+mod mirror;
+
+use std::time::Duration;
+
+use kube::Client;
+use kube::Resource;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use tokio::time::{Instant, timeout_at};
+
+use self::backoff::Backoff;
+pub use self::endpoint::{Config, Timing};
+use self::endpoint::{Endpoints, Reached};
+use self::exchange::{Cause, Lines, NodeList, Trouble};
+use self::mirror::Mirror;
+use super::Feed;
+use super::node::NodeObject;
+use super::outlet::Outlet;
+
+/// Nodes to a page: 20 KiB each at the server's end.
+const PAGE: u32 = 100;
+/// Events that follow each other this quickly make one snapshot.
+const QUIET: Duration = Duration::from_millis(20);
+/// A snapshot waits no longer than this for more events.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// After that many failures in a row the last version is not believed any more, whatever the failures say.
+const STUBBORN: u32 = 3;
+
+/// Whether `config` can be used at all: whether its files can be read and its addresses understood. Nothing is sent.
+///
+/// # Errors
+/// A sentence with the file or the key.
+pub async fn check(config: &Config) -> Result<(), String> {
+    Endpoints::load(config).await.map(|_| ())
+}
+
+/// Follows the Nodes of a cluster.
+///
+/// Must be called within a tokio runtime.
+pub fn run(config: Config) -> Feed {
+    let (outlet, feed) = Outlet::new(format!("api {}", config.shown()));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = Follower::new(&outlet, &config).follow() => {}
+            () = outlet.closed() => {}
+        }
+    });
+    feed
+}
+
+/// How a watch ended without trouble.
+enum End {
+    /// The server had enough of it.
+    Closed,
+    /// Nothing came for so long that the connection may be dead.
+    Silent,
+}
+
+struct Follower<'a> {
+    outlet: &'a Outlet,
+    config: &'a Config,
+    backoff: Backoff,
+    reached: Option<Reached>,
+    /// Which of the endpoints is tried next.
+    turn: usize,
+    mirror: Mirror,
+    /// What the mirror shows; `None` asks for everything anew.
+    version: Option<String>,
+    /// Whether the server refuses lists by watch.
+    is_paged: bool,
+    failures: u32,
+}
+
+impl<'a> Follower<'a> {
+    fn new(outlet: &'a Outlet, config: &'a Config) -> Self {
+        let timing = &config.timing;
+        Follower {
+            outlet,
+            config,
+            backoff: Backoff::new(timing.first_pause, timing.longest_pause),
+            reached: None,
+            turn: 0,
+            mirror: Mirror::default(),
+            version: None,
+            is_paged: false,
+            failures: 0,
+        }
+    }
+
+    async fn follow(mut self) {
+        loop {
+            let began = Instant::now();
+            let outcome = self.attempt().await;
+            if began.elapsed() >= self.config.timing.settled {
+                self.backoff.reset();
+                self.failures = 0;
+            }
+            let trouble = match outcome {
+                Ok(End::Silent) => {
+                    self.reached = None;
+                    continue;
+                }
+                Ok(End::Closed) if began.elapsed() >= self.config.timing.settled => continue,
+                Ok(End::Closed) => Trouble::new(Cause::Closed, "the server closes every watch at once"),
+                Err(trouble) => trouble,
+            };
+            self.suffer(&trouble);
+            tokio::time::sleep(self.backoff.pause(trouble.retry_after)).await;
+        }
+    }
+
+    /// What a failure means for the next attempt.
+    fn suffer(&mut self, trouble: &Trouble) {
+        self.failures += 1;
+        self.outlet.count(&trouble.cause.label());
+        let server = self.reached.as_ref().map_or_else(|| self.config.shown(), |reached| reached.url.clone());
+        let sentence = format!("{server}: {}", trouble.what);
+        tracing::warn!(cause = trouble.cause.label(), "{sentence}");
+        self.report(false, Some(sentence));
+        match trouble.cause {
+            Cause::Status(410) | Cause::Decode => self.version = None,
+            // Back in a moment, and the same server.
+            Cause::Status(429) | Cause::Closed => {}
+            Cause::Status(_) | Cause::Connect | Cause::Timeout | Cause::Config => {
+                self.reached = None;
+                self.turn += 1;
+            }
+        }
+        let is_answered = matches!(trouble.cause, Cause::Status(_) | Cause::Closed);
+        if is_answered && self.failures.is_multiple_of(STUBBORN) {
+            self.version = None;
+        }
+    }
+
+    fn report(&self, is_connected: bool, problem: Option<String>) {
+        let problems = problem.into_iter().chain(self.mirror.problems());
+        self.outlet.report(is_connected, problems.collect());
+    }
+
+    /// Connects if need be, lists if need be, and watches until the watch ends.
+    async fn attempt(&mut self) -> Result<End, Trouble> {
+        let reached = match &self.reached {
+            Some(reached) => reached.clone(),
+            None => {
+                let reached = Endpoints::load(self.config)
+                    .await
+                    .and_then(|endpoints| endpoints.reach(self.turn, &self.config.timing))
+                    .map_err(|what| Trouble::new(Cause::Config, what))?;
+                self.reached.insert(reached).clone()
+            }
+        };
+        let lines = match (&self.version, self.is_paged) {
+            (Some(version), _) => self.watch_from(&reached.client, version).await?,
+            (None, false) => match self.list_by_watch(&reached.client).await? {
+                Some(lines) => lines,
+                None => {
+                    self.is_paged = true;
+                    let version = self.list_by_pages(&reached.client).await?;
+                    self.watch_from(&reached.client, &version).await?
+                }
+            },
+            (None, true) => {
+                let version = self.list_by_pages(&reached.client).await?;
+                self.watch_from(&reached.client, &version).await?
+            }
+        };
+        self.report(true, None);
+        memory::refresh(self.config, &reached).await;
+        self.follow_watch(lines).await
+    }
+
+    async fn watch_from(&self, client: &Client, version: &str) -> Result<Lines, Trouble> {
+        let timing = &self.config.timing;
+        let params = WatchParams { timeout: Some(timing.watch_seconds()), ..WatchParams::default() };
+        exchange::watch(client, &params, version, timing.answer).await
+    }
+
+    /// Everything, as the first events of a watch; `None` where the server does not do that.
+    async fn list_by_watch(&mut self, client: &Client) -> Result<Option<Lines>, Trouble> {
+        let timing = &self.config.timing;
+        let params = WatchParams { timeout: Some(timing.watch_seconds()), ..WatchParams::streaming_lists() };
+        let mut lines = match exchange::watch(client, &params, "", timing.answer).await {
+            Ok(lines) => lines,
+            // Not known, not valid, not acceptable: whatever its word for it is.
+            Err(trouble) if matches!(trouble.cause, Cause::Status(400 | 404 | 405 | 406 | 415 | 422)) => {
+                return Ok(None);
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        let mut mirror = Mirror::default();
+        loop {
+            let line = match tokio::time::timeout(timing.answer, lines.next()).await {
+                Ok(line) => line?,
+                // A server that has never heard of it sends the objects, but not that they were all.
+                Err(_) => return Ok(None),
+            };
+            let Some(line) = line else {
+                return Err(Trouble::new(Cause::Connect, "the connection ended in the middle of the list"));
+            };
+            match exchange::event(&line)? {
+                WatchEvent::Added(node) | WatchEvent::Modified(node) => mirror.put(&node),
+                WatchEvent::Deleted(node) => mirror.remove(&node),
+                WatchEvent::Error(status) => return Err(Trouble::of_status(&status, None)),
+                WatchEvent::Bookmark(bookmark) => {
+                    if bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end") {
+                        self.adopt(mirror, bookmark.metadata.resource_version);
+                        return Ok(Some(lines));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything, in pages; the version that it is of.
+    async fn list_by_pages(&mut self, client: &Client) -> Result<String, Trouble> {
+        let mut mirror = Mirror::default();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let request = Request::new(NodeObject::url_path(&(), None)).list(&params);
+            let page: NodeList = exchange::read(client, request, self.config.timing.answer).await?;
+            for node in &page.items {
+                mirror.put(node);
+            }
+            match page.metadata.continue_token.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => {
+                    self.adopt(mirror, page.metadata.resource_version.clone());
+                    return Ok(page.metadata.resource_version);
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, mirror: Mirror, version: String) {
+        self.mirror = mirror;
+        self.version = Some(version);
+        self.outlet.publish(self.mirror.objects());
+    }
+
+    async fn follow_watch(&mut self, mut lines: Lines) -> Result<End, Trouble> {
+        let silence = self.config.timing.silence;
+        // When the first event came that is in no snapshot yet.
+        let mut waiting_since: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            let until = waiting_since.map_or(now + silence, |since| (since + PATIENCE).min(now + QUIET));
+            let line = match timeout_at(until, lines.next()).await {
+                Ok(line) => line,
+                Err(_) if waiting_since.take().is_some() => {
+                    self.show();
+                    continue;
+                }
+                Err(_) => return Ok(End::Silent),
+            };
+            let went_on = line.and_then(|line| line.map_or(Ok(None), |line| self.take(&line).map(Some)));
+            match went_on {
+                Ok(Some(differs)) => {
+                    if differs {
+                        waiting_since.get_or_insert(now);
+                    }
+                }
+                ended => {
+                    // What came before the end is as good as ever.
+                    if waiting_since.is_some() {
+                        self.show();
+                    }
+                    return ended.map(|_| End::Closed);
+                }
+            }
+        }
+    }
+
+    fn show(&self) {
+        self.report(true, None);
+        self.outlet.publish(self.mirror.objects());
+    }
+
+    /// Takes one event; whether it changed anything.
+    fn take(&mut self, line: &[u8]) -> Result<bool, Trouble> {
+        let version_of = |node: &NodeObject| node.meta().resource_version.clone().unwrap_or_default();
+        let before = self.mirror.changes;
+        let version = match exchange::event(line)? {
+            WatchEvent::Added(node) | WatchEvent::Modified(node) => {
+                self.mirror.put(&node);
+                version_of(&node)
+            }
+            WatchEvent::Deleted(node) => {
+                self.mirror.remove(&node);
+                version_of(&node)
+            }
+            WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
+            WatchEvent::Error(status) => return Err(Trouble::of_status(&status, None)),
+        };
+        if version.is_empty() {
+            return Err(Trouble::new(Cause::Decode, "an event without metadata.resourceVersion"));
+        }
+        self.version = Some(version);
+        Ok(self.mirror.changes != before)
+    }
+}

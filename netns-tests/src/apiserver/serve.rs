@@ -1,0 +1,314 @@
+//! One connection: read a request, answer it or misbehave.
+
+use std::io::{self, BufReader, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::http::{Request, answer, chunk, head};
+use super::store::Store;
+use super::{Ending, Misbehaviour, Shared, State, Streaming, Target};
+
+const JSON: &str = "application/json";
+
+/// Serves a connection to its end.
+pub fn connection(shared: &Shared, stream: TcpStream) {
+    let Ok(reading) = stream.try_clone() else { return };
+    let mut reading = BufReader::new(reading);
+    let mut stream = stream;
+    while let Ok(Some(request)) = Request::read(&mut reading) {
+        if serve(shared, &mut stream, &request).is_err() {
+            break;
+        }
+    }
+    // Closed by the other side, perhaps.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Answers one request. An error ends the connection.
+fn serve(shared: &Shared, stream: &mut TcpStream, request: &Request) -> io::Result<()> {
+    let mut state = shared.state();
+    state.requests.push(request.recorded.clone());
+    let misbehaviour = state.next_misbehaviour(request);
+    let is_known = state.token.as_ref().is_none_or(|token| {
+        request.headers.get("authorization").is_some_and(|given| *given == format!("Bearer {token}"))
+    });
+    drop(state);
+    shared.changed.notify_all();
+    match misbehaviour {
+        None | Some(Misbehaviour::Half | Misbehaviour::GarbageLine) => {}
+        // The point of it.
+        Some(Misbehaviour::Slow(by)) => thread::sleep(by),
+        Some(Misbehaviour::Status(code, retry_after)) => {
+            let more = retry_after.map_or(String::new(), |seconds| format!("retry-after: {seconds}\r\n"));
+            return answer(stream, code, JSON, &more, &status(code, "on command").to_string());
+        }
+        Some(Misbehaviour::Garbage) => return answer(stream, 200, JSON, "", "\u{1}{]garbage\n"),
+        Some(Misbehaviour::OtherKind) => {
+            return answer(stream, 200, JSON, "", "{\"kind\":\"PodList\",\"apiVersion\":\"v1\"}\n");
+        }
+        Some(Misbehaviour::WebPage) => {
+            return answer(stream, 200, "text/html", "", "<html><body>Please log in</body></html>");
+        }
+        Some(Misbehaviour::Drop) => return Err(ended()),
+    }
+    if !is_known {
+        return answer(stream, 401, JSON, "", &status(401, "Unauthorized").to_string());
+    }
+    if request.recorded.verb == "watch" && request.recorded.resource == "nodes" {
+        return watch(shared, stream, request, misbehaviour.as_ref());
+    }
+    let (code, body) = respond(&mut shared.state(), request);
+    shared.changed.notify_all();
+    let body = body.to_string();
+    match misbehaviour {
+        Some(Misbehaviour::Half) => {
+            let framing = format!("content-length: {}", body.len());
+            stream.write_all(head(code, JSON, &framing, "").as_bytes())?;
+            stream.write_all(&body.as_bytes()[..body.len() / 2])?;
+            Err(ended())
+        }
+        Some(Misbehaviour::GarbageLine) => answer(stream, 200, JSON, "", "\u{1}{]garbage\n"),
+        _ => answer(stream, code, JSON, "", &body),
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the connection ends here")
+}
+
+impl State {
+    fn next_misbehaviour(&mut self, request: &Request) -> Option<Misbehaviour> {
+        let verb = request.recorded.verb.as_str();
+        let fits = |target: Target| match target {
+            Target::List => verb == "list",
+            Target::Watch => verb == "watch",
+            Target::Patch => verb == "patch",
+            Target::Any => true,
+        };
+        let found = self.misbehaviours.iter_mut().find(|(target, _, times)| *times > 0 && fits(*target))?;
+        found.2 -= 1;
+        Some(found.1.clone())
+    }
+}
+
+/// A `metav1.Status`.
+fn status(code: u16, message: &str) -> Value {
+    let reason = match code {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        410 => "Expired",
+        422 => "Invalid",
+        429 => "TooManyRequests",
+        _ => "InternalError",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code,
+    })
+}
+
+/// Everything but watches.
+fn respond(state: &mut State, request: &Request) -> (u16, Value) {
+    let asked = &request.recorded;
+    match (asked.verb.as_str(), asked.resource.as_str(), asked.subresource.as_str()) {
+        ("list", "nodes", "") => list(&state.store, request),
+        ("get", "nodes", "") => match state.store.nodes.get(&asked.name) {
+            Some(node) => (200, node.clone()),
+            None => (404, status(404, "no such Node")),
+        },
+        ("patch", "nodes", subresource @ ("" | "status")) => {
+            let is_strategic = match request.headers.get("content-type").map(String::as_str) {
+                Some("application/strategic-merge-patch+json") => true,
+                Some("application/merge-patch+json") => false,
+                _ => return (415, status(415, "this patch is of no type that the server knows")),
+            };
+            let Ok(patch) = serde_json::from_str(&asked.body) else { return (400, status(400, "no JSON")) };
+            match state.store.patch(&asked.name, &patch, is_strategic, subresource == "status") {
+                Some(node) => (200, node),
+                None => (404, status(404, "no such Node")),
+            }
+        }
+        ("get", "", "") if asked.path == "/api" => {
+            let here = json!({"clientCIDR": "0.0.0.0/0", "serverAddress": state.advertised});
+            (200, json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [here]}))
+        }
+        ("get", "", "") if asked.path == "/version" => (200, json!({"gitVersion": "v0.0.0-stand-in"})),
+        _ => (404, status(404, "the server could not find the requested resource")),
+    }
+}
+
+/// A page of the list; the continue token is `VERSION/LAST NAME`.
+fn list(store: &Store, request: &Request) -> (u16, Value) {
+    let query = &request.recorded.query;
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let limit: usize = limit.unwrap_or(usize::MAX);
+    let (version, after) = match query.get("continue").and_then(|token| token.split_once('/')) {
+        Some((version, after)) => (version.parse().unwrap_or(0), after),
+        None => (store.version, ""),
+    };
+    if version < store.oldest {
+        return (410, status(410, "The provided continue parameter is too old"));
+    }
+    let mut items: Vec<&Value> =
+        store.nodes.iter().filter(|(name, _)| name.as_str() > after).map(|(_, node)| node).collect();
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if items.len() > limit {
+        items.truncate(limit);
+        let last = items[limit - 1]["metadata"]["name"].as_str().unwrap_or("");
+        metadata["continue"] = json!(format!("{version}/{last}"));
+    }
+    (200, json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items}))
+}
+
+/// Where a watch is.
+struct Position {
+    version: u64,
+    bookmarks: u64,
+    generation: u64,
+    ends: Instant,
+}
+
+fn watch(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    request: &Request,
+    misbehaviour: Option<&Misbehaviour>,
+) -> io::Result<()> {
+    let mut state = shared.state();
+    let (position, first) = match begin(&state, request) {
+        Ok(begun) => begun,
+        Err((code, message)) => {
+            drop(state);
+            return answer(stream, code, JSON, "", &status(code, message).to_string());
+        }
+    };
+    state.watches += 1;
+    drop(state);
+    shared.changed.notify_all();
+    let outcome = stream_events(shared, stream, position, first, misbehaviour);
+    shared.state().watches -= 1;
+    shared.changed.notify_all();
+    outcome
+}
+
+/// From which version on, and what comes before that; or the refusal.
+fn begin(state: &State, request: &Request) -> Result<(Position, Vec<String>), (u16, &'static str)> {
+    let asked = |key: &str| request.recorded.query.get(key).map_or("", String::as_str);
+    let seconds: u64 = asked("timeoutSeconds").parse().unwrap_or(300);
+    let mut position = Position {
+        version: state.store.version,
+        bookmarks: state.store.bookmarks,
+        generation: state.watch_generation,
+        ends: Instant::now() + Duration::from_secs(seconds),
+    };
+    let from = asked("resourceVersion");
+    let wants_list = asked("sendInitialEvents") == "true" && state.streaming != Streaming::Unknown;
+    let mut first = Vec::new();
+    if wants_list {
+        if state.streaming == Streaming::Refused {
+            return Err((
+                422,
+                "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+            ));
+        }
+        if asked("resourceVersionMatch") != "NotOlderThan" || asked("allowWatchBookmarks") != "true" {
+            return Err((422, "sendInitialEvents needs resourceVersionMatch NotOlderThan and bookmarks"));
+        }
+    }
+    if wants_list || from.is_empty() || from == "0" {
+        first.extend(state.store.nodes.values().map(|node| event("ADDED", node)));
+        if wants_list {
+            first.push(bookmark(position.version, true));
+        }
+    } else {
+        position.version = from.parse().map_err(|_| (400, "no resourceVersion"))?;
+        if position.version < state.store.oldest {
+            // So does a server whose etcd was compacted before the watch began.
+            return Err((410, "too old resource version"));
+        }
+    }
+    Ok((position, first))
+}
+
+fn stream_events(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    mut position: Position,
+    first: Vec<String>,
+    misbehaviour: Option<&Misbehaviour>,
+) -> io::Result<()> {
+    stream.write_all(head(200, JSON, "transfer-encoding: chunked", "").as_bytes())?;
+    match misbehaviour {
+        Some(Misbehaviour::Half) => {
+            let line = first.first().cloned().unwrap_or_else(|| bookmark(position.version, false));
+            chunk(stream, &line[..line.len() / 2])?;
+            return Err(ended());
+        }
+        Some(Misbehaviour::GarbageLine) => chunk(stream, "\u{1}{]garbage\n")?,
+        _ => {}
+    }
+    for line in first {
+        chunk(stream, &line)?;
+    }
+    loop {
+        let (lines, ending) = next_events(shared, &mut position);
+        for line in lines {
+            chunk(stream, &line)?;
+        }
+        match ending {
+            None => {}
+            Some(Ending::Clean) => return stream.write_all(b"0\r\n\r\n"),
+            Some(Ending::Torn) => {
+                chunk(stream, "{\"type\":\"MODIFIED\",\"object\":{\"kind\"")?;
+                return Err(ended());
+            }
+            Some(Ending::Expired) => {
+                let gone = json!({"type": "ERROR", "object": status(410, "too old resource version")});
+                chunk(stream, &format!("{gone}\n"))?;
+                return stream.write_all(b"0\r\n\r\n");
+            }
+        }
+    }
+}
+
+/// Waits for something to tell.
+fn next_events(shared: &Shared, position: &mut Position) -> (Vec<String>, Option<Ending>) {
+    let mut state = shared.state();
+    loop {
+        let store = &state.store;
+        let is_ended = state.watch_generation != position.generation;
+        let last = if is_ended { state.ended_at } else { store.version };
+        let new =
+            store.history.iter().filter(|change| (position.version + 1..=last).contains(&change.version));
+        let mut lines: Vec<String> = new.map(|change| event(change.kind, &change.object)).collect();
+        position.version = position.version.max(last);
+        if store.bookmarks != position.bookmarks {
+            position.bookmarks = store.bookmarks;
+            lines.push(bookmark(position.version, false));
+        }
+        let is_over = Instant::now() >= position.ends;
+        let ending = if is_ended { Some(state.ending) } else { is_over.then_some(Ending::Clean) };
+        if !lines.is_empty() || ending.is_some() {
+            return (lines, ending);
+        }
+        let left = position.ends.saturating_duration_since(Instant::now());
+        (state, _) =
+            shared.changed.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+}
+
+fn event(kind: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": kind, "object": object}))
+}
+
+fn bookmark(version: u64, ends_list: bool) -> String {
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if ends_list {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    event("BOOKMARK", &json!({"kind": "Node", "apiVersion": "v1", "metadata": metadata}))
+}
