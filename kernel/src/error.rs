@@ -110,6 +110,11 @@ impl Error {
         matches!(self.errno(), Some(Errno(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)))
     }
 
+    /// Whether somebody else uses it: EADDRINUSE.
+    pub fn is_in_use(&self) -> bool {
+        self.errno() == Some(Errno(libc::EADDRINUSE))
+    }
+
     /// Whether the thing existed already.
     pub fn is_present(&self) -> bool {
         self.errno() == Some(Errno(libc::EEXIST))

@@ -13,6 +13,8 @@ pub mod addr;
 pub mod bridge;
 pub mod conntrack;
 pub mod error;
+pub mod ethtool;
+pub mod fdb;
 pub mod file;
 pub mod iptables;
 pub mod linger;
@@ -30,6 +32,7 @@ pub mod route;
 pub mod rule;
 pub mod sysctl;
 pub mod tc;
+pub mod wireguard;
 
 pub use error::{Errno, Error, Result};
 pub use mac::Mac;

@@ -46,7 +46,7 @@ pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Neighbour>> {
 }
 
 /// struct ndmsg.
-fn header(link: u32, family: u8, state: u16) -> [u8; 12] {
+pub(crate) fn header(link: u32, family: u8, state: u16) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[0] = family;
     bytes[4..8].copy_from_slice(&link.to_ne_bytes());
@@ -61,6 +61,9 @@ impl Neighbour {
             return None;
         }
         let head = reply.payload.get(..12)?;
+        if i32::from(head[0]) == libc::AF_BRIDGE {
+            return None;
+        }
         let of = attrs(reply.payload.get(12..)?);
         Some(Neighbour {
             link: u32_ne(head.get(4..8)?)?,
@@ -68,5 +71,10 @@ impl Neighbour {
             mac: of.find_attr(libc::NDA_LLADDR).and_then(Mac::from_bytes),
             state: u16_ne(head.get(8..10)?)?,
         })
+    }
+
+    /// Whether it stays until it is removed.
+    pub fn is_permanent(&self) -> bool {
+        self.state & libc::NUD_PERMANENT != 0
     }
 }

@@ -18,6 +18,21 @@ pub const LOCAL: u32 = 255;
 pub const UNICAST: u8 = libc::RTN_UNICAST;
 /// Kind of a route that answers with ICMP unreachable.
 pub const UNREACHABLE: u8 = libc::RTN_UNREACHABLE;
+/// Scope of a route over a gateway.
+pub const SCOPE_UNIVERSE: u8 = libc::RT_SCOPE_UNIVERSE;
+/// Scope of a route to what is on a link itself.
+pub const SCOPE_LINK: u8 = libc::RT_SCOPE_LINK;
+const RTA_ENCAP_TYPE: u16 = 21;
+const RTA_ENCAP: u16 = 22;
+const LWTUNNEL_ENCAP_IP: u16 = 2;
+const LWTUNNEL_ENCAP_IP6: u16 = 4;
+/// LWTUNNEL_IP_DST and LWTUNNEL_IP6_DST.
+const LWTUNNEL_DST: u16 = 2;
+/// LWTUNNEL_IP_SRC and LWTUNNEL_IP6_SRC.
+const LWTUNNEL_SRC: u16 = 3;
+/// LWTUNNEL_IP_TTL and LWTUNNEL_IP6_HOPLIMIT.
+const LWTUNNEL_TTL: u16 = 4;
+const OUTER_TTL: u8 = 64;
 const RTNH_F_ONLINK: u32 = 4;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
@@ -49,8 +64,19 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// Whether the next hop is taken to be on the link whatever the addresses say.
     pub onlink: bool,
+    /// Outer addresses, for a tunnel that takes them from the route.
+    pub encapsulation: Option<Encapsulation>,
     /// Several next hops instead of `gw` and `link` (observed only).
     pub hops: Vec<Hop>,
+}
+
+/// Outer addresses of a tunnelled packet, both of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encapsulation {
+    /// Source.
+    pub from: IpAddr,
+    /// Destination.
+    pub to: IpAddr,
 }
 
 /// One of several next hops.
@@ -78,6 +104,7 @@ impl Route {
             mtu: None,
             advmss: None,
             onlink: false,
+            encapsulation: None,
             hops: Vec::new(),
         }
     }
@@ -132,6 +159,12 @@ pub fn replace(route: &Route) -> Op {
     Op::new(format!("replace route {route}"), message(libc::RTM_NEWROUTE, flags, route))
 }
 
+/// Adds a route; EEXIST when there is one with the same destination, metric and table, whoever made it.
+pub fn create(route: &Route) -> Op {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    Op::new(format!("add route {route}"), message(libc::RTM_NEWROUTE, flags, route))
+}
+
 /// Deletes a route.
 pub fn delete(route: &Route) -> Op {
     Op::new(format!("delete route {route}"), message(libc::RTM_DELROUTE, 0, route))
@@ -155,6 +188,12 @@ fn message(kind: u16, flags: i32, route: &Route) -> Message {
         m.u32(libc::RTA_PRIORITY, priority);
     }
     m.u32(libc::RTA_TABLE, route.table);
+    if let Some(Encapsulation { from, to }) = route.encapsulation {
+        m.nested(RTA_ENCAP, |m| {
+            m.ip(LWTUNNEL_DST, to).ip(LWTUNNEL_SRC, from).u8(LWTUNNEL_TTL, OUTER_TTL);
+        });
+        m.u16(RTA_ENCAP_TYPE, if to.is_ipv4() { LWTUNNEL_ENCAP_IP } else { LWTUNNEL_ENCAP_IP6 });
+    }
     if route.mtu.is_some() || route.advmss.is_some() {
         m.nested(libc::RTA_METRICS, |m| {
             if let Some(mtu) = route.mtu {
@@ -189,6 +228,8 @@ pub struct Filter {
     pub table: Option<u32>,
     /// Only those that leave by the link with this index.
     pub link: Option<u32>,
+    /// Only those with this RTPROT_* number.
+    pub protocol: Option<u8>,
 }
 
 /// The routes of both families that pass `filter`. The kernel filters where it can (Linux 4.20), else we do.
@@ -197,6 +238,7 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut header = [0; 12];
         header[0] = u8::try_from(family).unwrap_or(0);
+        header[5] = filter.protocol.unwrap_or(libc::RTPROT_UNSPEC);
         let mut message = Message::new(libc::RTM_GETROUTE, 0, &header);
         if let Some(table) = filter.table {
             message.u32(libc::RTA_TABLE, table);
@@ -214,6 +256,7 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
     routes.retain(|route| {
         filter.table.is_none_or(|table| route.table == table)
             && filter.link.is_none_or(|link| route.leaves_by(link))
+            && filter.protocol.is_none_or(|protocol| route.protocol == protocol)
     });
     Ok(routes)
 }
@@ -270,9 +313,16 @@ impl Route {
             mtu: metrics.find_attr(RTAX_MTU).and_then(u32_ne),
             advmss: metrics.find_attr(RTAX_ADVMSS).and_then(u32_ne),
             onlink: flags & RTNH_F_ONLINK != 0,
+            encapsulation: of.find_attr(RTA_ENCAP).and_then(encapsulation),
             hops: of.find_attr(libc::RTA_MULTIPATH).map(hops).unwrap_or_default(),
         })
     }
+}
+
+fn encapsulation(bytes: &[u8]) -> Option<Encapsulation> {
+    let of = attrs(bytes);
+    let address = |kind| of.find_attr(kind).and_then(ip);
+    Some(Encapsulation { from: address(LWTUNNEL_SRC)?, to: address(LWTUNNEL_DST)? })
 }
 
 /// struct rtvia: family (2 bytes), then the address.

@@ -17,6 +17,7 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const FRA_PROTOCOL: u16 = 21;
 const FR_ACT_TO_TBL: u8 = 1;
 
 /// A rule that sends what it matches to a table, wanted or observed.
@@ -38,6 +39,8 @@ pub struct Rule {
     pub table: u32,
     /// FR_ACT_* number.
     pub action: u8,
+    /// RTPROT_* number: who made it; 0 is nobody in particular.
+    pub protocol: u8,
 }
 
 impl Rule {
@@ -52,6 +55,7 @@ impl Rule {
             priority: None,
             table,
             action: FR_ACT_TO_TBL,
+            protocol: libc::RTPROT_UNSPEC,
         }
     }
 }
@@ -117,6 +121,9 @@ fn message(kind: u16, flags: i32, rule: &Rule) -> Message {
         m.u32(FRA_PRIORITY, priority);
     }
     m.u32(FRA_TABLE, rule.table);
+    if rule.protocol != libc::RTPROT_UNSPEC {
+        m.u8(FRA_PROTOCOL, rule.protocol);
+    }
     m
 }
 
@@ -147,6 +154,7 @@ impl Rule {
             priority: number(FRA_PRIORITY),
             table: number(FRA_TABLE).unwrap_or(u32::from(head[4])),
             action: head[7],
+            protocol: of.find_attr(FRA_PROTOCOL).and_then(|b| b.first().copied()).unwrap_or(0),
         })
     }
 }

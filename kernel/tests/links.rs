@@ -188,16 +188,16 @@ fn routes_keep_what_they_were_given() {
             ..route::Route::new(route::default_of("::1".parse().unwrap()), link0.index)
         };
         s.apply(&[route::add(&wanted), route::add(&six)]).expect("add routes");
-        let filter = route::Filter { table: Some(4242), link: Some(link0.index) };
+        let filter = route::Filter { table: Some(4242), link: Some(link0.index), protocol: None };
         assert_eq!(route::list(&mut s, filter).expect("list"), std::slice::from_ref(&wanted));
-        let of_link = route::Filter { table: Some(route::MAIN), link: Some(link0.index) };
+        let of_link = route::Filter { table: Some(route::MAIN), link: Some(link0.index), protocol: None };
         let seen = route::list(&mut s, of_link).expect("list");
         let seen = seen.iter().find(|r| r.dst == six.dst).expect("the IPv6 default route");
         assert_eq!((seen.gw, seen.mtu), (six.gw, six.mtu));
         assert!(s.apply(&[route::add(&wanted)]).expect_err("an exact duplicate").is_present());
         s.apply(&[route::delete(&wanted), route::delete(&six)]).expect("delete");
         assert_eq!(route::list(&mut s, filter).expect("list"), []);
-        let nowhere = route::Filter { table: Some(9999), link: None };
+        let nowhere = route::Filter { table: Some(9999), ..route::Filter::default() };
         assert_eq!(route::list(&mut s, nowhere).expect("an unused table is empty"), []);
     });
 }
@@ -219,7 +219,8 @@ fn another_next_hop_joins_the_first() {
                 s.apply(&[route::add(&one)]).expect("add");
             }
             let seen =
-                route::list(&mut s, route::Filter { table: Some(route::MAIN), link: None }).expect("list");
+                route::list(&mut s, route::Filter { table: Some(route::MAIN), ..route::Filter::default() })
+                    .expect("list");
             for gw in gateways {
                 assert!(
                     seen.iter().any(|r| r.dst == dst.parse().unwrap() && r.goes_by(gw)),

@@ -16,6 +16,7 @@ pub mod dual;
 pub mod facts;
 pub mod mac;
 pub mod plan;
+pub mod sync;
 pub mod topology;
 pub mod uplink;
 pub mod wireguard;
@@ -23,6 +24,7 @@ pub mod wireguard;
 pub use dual::{DualStack, Family};
 pub use facts::NodeFacts;
 pub use plan::Plan;
+pub use sync::Dataplane;
 pub use topology::{Local, Mode, Peer, Settings, Uplink};
 
 /// RTPROT number of every route and rule that bowline makes: `98 bowline` in rt_protos.

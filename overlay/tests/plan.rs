@@ -55,80 +55,70 @@ fn peers_that_cannot_be_reached_are_named_and_the_others_planned() {
     matches_golden("problems-wireguard", &plan::plan(&settings(Mode::Wireguard), &local(1), &peers));
 }
 
+/// Node 1 after `change`.
+fn changed(change: impl FnOnce(&mut Local)) -> Local {
+    let mut local = local(1);
+    change(&mut local);
+    local
+}
+
+fn vxlan(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = settings(Mode::Vxlan);
+    change(&mut settings);
+    settings
+}
+
+fn assert_mistakes(rows: &[(Settings, Local, &str)]) {
+    for (settings, local, expected) in rows {
+        let sentence = plan::check(settings, local).expect_err(expected);
+        assert!(sentence.contains(expected), "{expected}: {sentence}");
+        assert!(!sentence.contains('\n'), "{sentence}");
+    }
+}
+
 #[test]
-fn every_mistake_is_one_sentence_with_key_and_value() {
-    let vxlan = settings(Mode::Vxlan);
-    let with = |change: &dyn Fn(&mut Local)| {
-        let mut local = local(1);
-        change(&mut local);
-        local
-    };
-    let rows: Vec<(&str, Settings, Local, &str)> = vec![
-        ("vni 0", Settings { vni: 0, ..vxlan.clone() }, local(1), "vni: 0 is not between 1 and 16777215"),
+fn every_mistake_in_the_settings_is_one_sentence_with_key_and_value() {
+    let wireguard = Settings { wireguard_port: 65535, ..settings(Mode::Wireguard) };
+    assert_mistakes(&[
+        (vxlan(|s| s.vni = 0), local(1), "vni: 0 is not between 1 and 16777215"),
+        (vxlan(|s| s.vni = 1 << 24), local(1), "vni: 16777216 is not between"),
+        (vxlan(|s| s.vni = 1_000_000), local(1), "`bowline6.1000000`, which is longer"),
+        (vxlan(|s| s.vxlan_port = 0), local(1), "vxlanPort: 0 is no port"),
+        (wireguard, local(1), "wireguardPort: 65535 is not between 1 and 65534"),
+        (vxlan(|s| s.mtu = Some(1451)), local(1), "mtu: 1451 is more than the 1430"),
+        (vxlan(|s| s.mtu = Some(1279)), local(1), "mtu: 1279 is less than the 1280"),
+    ]);
+}
+
+#[test]
+fn every_mistake_of_the_node_is_one_sentence_with_its_values() {
+    let settings = settings(Mode::Vxlan);
+    assert_mistakes(&[
         (
-            "vni of 25 bits",
-            Settings { vni: 1 << 24, ..vxlan.clone() },
-            local(1),
-            "vni: 16777216 is not between",
-        ),
-        (
-            "long name",
-            Settings { vni: 1_000_000, ..vxlan.clone() },
-            local(1),
-            "`bowline6.1000000`, which is longer",
-        ),
-        ("no port", Settings { vxlan_port: 0, ..vxlan.clone() }, local(1), "vxlanPort: 0 is no port"),
-        (
-            "last port",
-            Settings { wireguard_port: 65535, ..settings(Mode::Wireguard) },
-            local(1),
-            "wireguardPort: 65535 is not between 1 and 65534",
-        ),
-        (
-            "no address",
-            vxlan.clone(),
-            with(&|l| l.uplinks.v6 = None),
+            settings.clone(),
+            changed(|l| l.uplinks.v6 = None),
             "IPv6 pod CIDR fd00:10:1::/64, but no IPv6 address",
         ),
         (
-            "overlap with the subnet",
-            vxlan.clone(),
-            with(&|l| l.pod_cidrs.v4 = Some(network("192.0.0.0/16"))),
+            settings.clone(),
+            changed(|l| l.pod_cidrs.v4 = Some(network("192.0.0.0/16"))),
             "pod CIDR 192.0.0.0/16 overlaps 192.0.2.0/24, the subnet of 192.0.2.1 on eth0",
         ),
         (
-            "no room",
-            vxlan.clone(),
-            with(&|l| l.pod_cidrs.v4 = Some(network("10.1.0.0/31"))),
-            "has no room for pods",
+            settings.clone(),
+            changed(|l| l.pod_cidrs.v4 = Some(network("10.1.0.0/31"))),
+            "pod CIDR 10.1.0.0/31 has no room for pods",
         ),
         (
-            "mtu too large",
-            Settings { mtu: Some(1451), ..vxlan.clone() },
-            local(1),
-            "mtu: 1451 is more than the 1430",
-        ),
-        (
-            "mtu too small",
-            Settings { mtu: Some(1279), ..vxlan.clone() },
-            local(1),
-            "mtu: 1279 is less than the 1280",
-        ),
-        (
-            "small link",
-            vxlan.clone(),
-            with(&|l| l.uplinks.v6.iter_mut().for_each(|uplink| uplink.mtu = 1300)),
+            settings,
+            changed(|l| l.uplinks.v6.iter_mut().for_each(|uplink| uplink.mtu = 1300)),
             "mode vxlan leaves pods an MTU of 1230 bytes on this node's links, less than the 1280 that IPv6 needs",
         ),
-    ];
-    for (name, settings, local, expected) in rows {
-        let sentence = plan::check(&settings, &local).expect_err(name);
-        assert!(sentence.contains(expected), "{name}: {sentence}");
-        assert!(!sentence.contains('\n'), "{name}: {sentence}");
-    }
+    ]);
     for mode in Mode::ALL {
-        assert_eq!(plan::check(&settings(mode), &local(1)), Ok(()), "{mode}");
-        assert_eq!(plan::check(&settings(mode), &Local::default()), Ok(()), "{mode}, no pod CIDR yet");
+        let settings = self::settings(mode);
+        assert_eq!(plan::check(&settings, &local(1)), Ok(()), "{mode}");
+        assert_eq!(plan::check(&settings, &Local::default()), Ok(()), "{mode}, no pod CIDR yet");
     }
 }
 
@@ -179,6 +169,10 @@ proptest! {
         let wireguard = plan.wireguard.iter().map(|w| format!("{} {:?}", w.device, w.key)).collect();
         prop_assert!(distinct(wireguard));
         for route in &plan.routes {
+            if let Hop::Encapsulated { device, .. } = &route.hop {
+                let exists = plan.tunnels.iter().any(|tunnel| tunnel.name == *device);
+                prop_assert!(exists, "{}", route);
+            }
             if let Hop::Tunnel { device, gateway } = &route.hop {
                 let exists = plan.tunnels.iter().any(|tunnel| tunnel.name == *device);
                 prop_assert!(exists, "{}", route);

@@ -257,7 +257,7 @@ fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Resu
     if !host_end.is_up() {
         return drift(format!("{} is down", host_end.id));
     }
-    let filter = route::Filter { table: Some(route::MAIN), link: Some(peer) };
+    let filter = route::Filter { table: Some(route::MAIN), link: Some(peer), ..route::Filter::default() };
     let routes = route::list(host, filter).map_err(kernel_error)?;
     for ip in configure::own_ips(prev, &container.id.name) {
         let dst = IpNetwork::from(ip.address.ip());

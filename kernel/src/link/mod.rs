@@ -5,6 +5,7 @@
 //! ```
 
 mod observe;
+mod tunnel;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,6 +14,7 @@ use crate::netlink::{Message, Op, Socket};
 use crate::{Mac, Result};
 
 pub use observe::{BridgeState, Link, OperState, PortState};
+pub use tunnel::{IpTunnel, TunnelState, Vxlan, is_kind_known};
 
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
@@ -101,15 +103,25 @@ pub enum Kind<'a> {
     Ifb,
     /// A dummy.
     Dummy,
+    /// A VXLAN endpoint.
+    Vxlan(Vxlan),
+    /// IP in IP: an `ipip`, or an `ip6tnl` where the local address is an IPv6 one.
+    IpTunnel(IpTunnel),
+    /// A WireGuard device, keyless: see [`crate::wireguard`].
+    Wireguard,
 }
 
 impl Kind<'_> {
-    fn name(&self) -> &'static str {
+    /// What the kernel calls it.
+    pub fn name(&self) -> &'static str {
         match self {
             Kind::Veth { .. } => "veth",
             Kind::Bridge { .. } => "bridge",
             Kind::Ifb => "ifb",
             Kind::Dummy => "dummy",
+            Kind::Vxlan(_) => "vxlan",
+            Kind::IpTunnel(tunnel) => tunnel.kind(),
+            Kind::Wireguard => "wireguard",
         }
     }
 }
@@ -136,7 +148,13 @@ pub fn create(end: &NewEnd<'_>, kind: &Kind<'_>) -> Op {
                     m.u8(IFLA_BR_VLAN_FILTERING, 1);
                 });
             }
-            Kind::Bridge { vlan_filtering: false } | Kind::Ifb | Kind::Dummy => {}
+            Kind::Vxlan(vxlan) => {
+                m.nested(libc::IFLA_INFO_DATA, |m| vxlan.write(m));
+            }
+            Kind::IpTunnel(tunnel) => {
+                m.nested(libc::IFLA_INFO_DATA, |m| tunnel.write(m));
+            }
+            Kind::Bridge { vlan_filtering: false } | Kind::Ifb | Kind::Dummy | Kind::Wireguard => {}
         }
     });
     let doing = match kind {

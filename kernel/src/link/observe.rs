@@ -1,6 +1,8 @@
 //! What the kernel says about links.
 
-use super::{IFLA_BR_VLAN_FILTERING, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE, LinkId};
+use super::{
+    IFLA_BR_VLAN_FILTERING, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE, LinkId, TunnelState,
+};
 use crate::Mac;
 use crate::netlink::attr::{attrs, text, u32_ne};
 use crate::netlink::{Attrs, Reply};
@@ -47,6 +49,8 @@ pub struct Link {
     pub bridge: Option<BridgeState>,
     /// State as a bridge's port.
     pub port: Option<PortState>,
+    /// State as a tunnel.
+    pub tunnel: Option<TunnelState>,
 }
 
 /// What a bridge is set to.
@@ -98,6 +102,7 @@ impl Link {
             alias: words(libc::IFLA_IFALIAS),
             bridge: (kind == "bridge").then(|| bridge_state(&info)),
             port: port_state(&info),
+            tunnel: TunnelState::parse(&kind, &attrs(info.find_attr(libc::IFLA_INFO_DATA).unwrap_or(&[]))),
             kind,
         })
     }

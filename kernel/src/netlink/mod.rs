@@ -2,6 +2,7 @@
 
 pub mod attr;
 mod departure;
+pub mod generic;
 pub mod message;
 pub mod monitor;
 pub mod socket;

@@ -9,6 +9,18 @@ use crate::{Error, Netns, Result};
 
 /// RTNLGRP_LINK: RTM_NEWLINK and RTM_DELLINK.
 pub const GROUP_LINK: u32 = 1;
+/// RTNLGRP_NEIGH: neighbours of both families, and forwarding entries (AF_BRIDGE).
+pub const GROUP_NEIGH: u32 = 3;
+/// RTNLGRP_IPV4_IFADDR: RTM_NEWADDR and RTM_DELADDR of IPv4.
+pub const GROUP_IPV4_ADDR: u32 = 5;
+/// RTNLGRP_IPV4_ROUTE: routes of IPv4.
+pub const GROUP_IPV4_ROUTE: u32 = 7;
+/// RTNLGRP_IPV4_RULE: routing rules of IPv4.
+pub const GROUP_IPV4_RULE: u32 = 8;
+/// RTNLGRP_IPV6_ROUTE: routes of IPv6.
+pub const GROUP_IPV6_ROUTE: u32 = 11;
+/// RTNLGRP_IPV6_RULE: routing rules of IPv6.
+pub const GROUP_IPV6_RULE: u32 = 19;
 /// RTNLGRP_IPV6_IFADDR: RTM_NEWADDR and RTM_DELADDR of IPv6.
 pub const GROUP_IPV6_ADDR: u32 = 9;
 

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!        pod CIDR of this node                       pod CIDR of a peer
-//!   unreachable (last resort)              neighbour  tunnel address -> VTEP MAC      (vxlan)
+//!   unreachable (last resort)              neighbour  next hop -> VTEP MAC            (vxlan)
 //!   rule: from it lookup NODES_TABLE       FDB        VTEP MAC -> node address        (vxlan)
-//!   its network address on the tunnel      route      pod CIDR via tunnel address     (last)
+//!   its network address on the tunnel      route      pod CIDR via next hop           (last)
 //!                                          route      node address the same way, in NODES_TABLE
 //! ```
 //! Why [`crate::NODES_TABLE`]: a pod that talks to the *address of a node* beyond a tunnel must keep its own address,
@@ -52,7 +52,7 @@ pub struct Plan {
     pub mtu: u32,
     /// Peers that cannot be reached, in whole or in one family, and why.
     pub problems: Vec<Problem>,
-    /// The node that an address of this plan (next hop or node address) belongs to, for messages.
+    /// Who has a node address, or the pod CIDR with a network address: for messages.
     pub nodes: BTreeMap<IpAddr, String>,
 }
 
@@ -106,7 +106,7 @@ pub enum TunnelKind {
 pub struct Neighbour {
     /// Name of the device.
     pub device: String,
-    /// Tunnel address of a peer.
+    /// Next hop of a peer's routes: its tunnel address, of IPv6 the link-local address of its hardware address.
     pub ip: IpAddr,
     /// Hardware address of its VXLAN device.
     pub mac: Mac,
@@ -161,8 +161,17 @@ pub enum Hop {
     Tunnel {
         /// Name of the device.
         device: String,
-        /// Tunnel address (VXLAN) or node address (IP in IP) of a peer; WireGuard looks at the destination.
+        /// A neighbour (VXLAN) or the node address (IP in IP) of a peer; WireGuard looks at the destination.
         gateway: Option<IpAddr>,
+    },
+    /// Into a tunnel that is told the outer addresses with each packet.
+    Encapsulated {
+        /// Name of the device.
+        device: String,
+        /// Outer source.
+        from: IpAddr,
+        /// Outer destination: the node address of a peer.
+        to: IpAddr,
     },
     /// Nowhere: ICMP unreachable, with metric [`LAST_RESORT`].
     Unreachable,
@@ -182,7 +191,7 @@ pub struct Rule {
 pub struct Problem {
     /// Name of the node; empty when it is this one.
     pub peer: String,
-    /// What is wrong, as the rest of a sentence that begins with the node.
+    /// What is wrong.
     pub what: String,
 }
 
@@ -292,18 +301,25 @@ impl Plan {
     fn peer(&mut self, site: &Site<'_>, peer: &Remote<'_>) {
         let mode = site.settings.mode;
         self.nodes.insert(peer.ip, peer.name.to_owned());
+        self.nodes.insert(peer.pods.network(), peer.name.to_owned());
+        self.nodes.insert(next_hop(peer), peer.name.to_owned());
         if peer.path == Path::Direct {
             let hop = Hop::Direct { device: site.uplink.link.name.clone(), gateway: peer.ip };
             self.routes.push(Route { table: MAIN, dst: peer.pods, hop });
             return;
         }
         let device = device_name(mode, site.settings.vni, site.family);
-        let gateway = match mode {
-            Mode::Wireguard => None,
-            Mode::Ipip => Some(peer.ip),
-            Mode::Vxlan | Mode::CrossSubnet | Mode::Routed => Some(tunnel_ip(peer.pods)),
+        let next = next_hop(peer);
+        let tunnel = |gateway| Hop::Tunnel { device: device.clone(), gateway };
+        let hop = match (mode, site.family) {
+            (Mode::Wireguard, _) => tunnel(None),
+            (Mode::Ipip, Family::V4) => tunnel(Some(peer.ip)),
+            // The kernel refuses an IPv6 next hop that another link's subnet holds.
+            (Mode::Ipip, Family::V6) => {
+                Hop::Encapsulated { device: device.clone(), from: site.uplink.ip, to: peer.ip }
+            }
+            (Mode::Vxlan | Mode::CrossSubnet | Mode::Routed, _) => tunnel(Some(next)),
         };
-        let hop = Hop::Tunnel { device: device.clone(), gateway };
         self.routes.push(Route { table: MAIN, dst: peer.pods, hop: hop.clone() });
         self.routes.push(Route { table: NODES_TABLE, dst: host(peer.ip), hop });
         match (mode, peer.key) {
@@ -314,9 +330,8 @@ impl Plan {
                 self.wireguard.push(WireguardPeer { device, key, endpoint, allowed });
             }
             (Mode::Vxlan | Mode::CrossSubnet, _) => {
-                let (ip, mac) = (tunnel_ip(peer.pods), mac::vtep(peer.ip));
-                self.nodes.insert(ip, peer.name.to_owned());
-                self.neighbours.push(Neighbour { device: device.clone(), ip, mac: mac.clone() });
+                let mac = mac::vtep(peer.ip);
+                self.neighbours.push(Neighbour { device: device.clone(), ip: next, mac: mac.clone() });
                 self.fdb.push(Forward { device, mac, to: peer.ip });
             }
             _ => {}
@@ -326,6 +341,7 @@ impl Plan {
     fn sort(&mut self) {
         self.tunnels.sort();
         self.neighbours.sort();
+        self.neighbours.dedup();
         self.fdb.sort();
         self.fdb.dedup();
         self.merge_wireguard_peers();
@@ -362,6 +378,16 @@ pub fn device_name(mode: Mode, vni: u32, family: Family) -> String {
         (Mode::Wireguard, Family::V4) => "bowline-wg".to_owned(),
         (Mode::Wireguard, Family::V6) => "bowline-wg6".to_owned(),
         (Mode::Routed, _) => String::new(),
+    }
+}
+
+/// By which a VXLAN device finds a peer. An IPv6 next hop that is not link-local is refused as soon as any other link's
+/// route covers it, `onlink` or not (Linux to this day).
+fn next_hop(peer: &Remote<'_>) -> IpAddr {
+    let link_local = || mac::vtep(peer.ip).link_local().map(|network| network.ip());
+    match peer.ip {
+        IpAddr::V4(_) => tunnel_ip(peer.pods),
+        IpAddr::V6(_) => link_local().unwrap_or_else(|| tunnel_ip(peer.pods)),
     }
 }
 

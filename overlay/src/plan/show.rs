@@ -41,8 +41,11 @@ impl fmt::Display for TunnelKind {
                 checksum_offload.iter().try_for_each(|on| write!(f, " checksum-offload {}", word(on)))
             }
             TunnelKind::Ipip { local, underlay } => {
-                let kind = if local.is_ipv4() { "ipip" } else { "ip6tnl" };
-                write!(f, "{kind} local {local} dev {underlay}")
+                if local.is_ipv4() {
+                    write!(f, "ipip local {local} dev {underlay}")
+                } else {
+                    f.write_str("ip6tnl external")
+                }
             }
             TunnelKind::Wireguard { port } => write!(f, "wireguard port {port}"),
         }
@@ -75,7 +78,11 @@ impl fmt::Display for Route {
         match &self.hop {
             Hop::Direct { device, gateway } => write!(f, "{} via {gateway} dev {device}", self.dst),
             Hop::Tunnel { device, gateway: Some(gateway) } => {
-                write!(f, "{} via {gateway} dev {device} onlink", self.dst)
+                let onlink = if gateway.is_ipv4() { " onlink" } else { "" };
+                write!(f, "{} via {gateway} dev {device}{onlink}", self.dst)
+            }
+            Hop::Encapsulated { device, from, to } => {
+                write!(f, "{} encap ip6 src {from} dst {to} dev {device}", self.dst)
             }
             Hop::Tunnel { device, gateway: None } => write!(f, "{} dev {device}", self.dst),
             Hop::Unreachable => write!(f, "unreachable {} metric {LAST_RESORT}", self.dst),
@@ -93,6 +100,6 @@ impl fmt::Display for Rule {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = if self.peer.is_empty() { "this node" } else { &self.peer };
-        write!(f, "{who} {}", self.what)
+        write!(f, "{who}: {}", self.what)
     }
 }
