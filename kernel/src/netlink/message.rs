@@ -36,6 +36,11 @@ impl Message {
         u16::from_ne_bytes([self.bytes[4], self.bytes[5]])
     }
 
+    /// Family header and attributes, as the kernel gets them, and repeats them in announcements.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(16..).unwrap_or(&[])
+    }
+
     /// The message's flags.
     pub fn flags(&self) -> u16 {
         u16::from_ne_bytes([self.bytes[6], self.bytes[7]])
