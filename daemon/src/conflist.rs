@@ -16,11 +16,15 @@ pub const FILE: &str = "10-bowline.conflist";
 /// Name of the network.
 pub const NETWORK: &str = "bowline";
 
+/// The plug-in that attaches pods in `mode`.
+pub fn kind(mode: Mode) -> &'static str {
+    if mode == Mode::Routed { "routed" } else { "vxlan" }
+}
+
 /// The list for `mode`. Addresses and MTU are not in it: the plug-ins read them from the node's facts at `facts`, so
 /// that a change of the MTU touches no file that runtimes watch.
 pub fn list(mode: Mode, facts: &Path) -> Value {
-    let kind = if mode == Mode::Routed { "routed" } else { "vxlan" };
-    let mut first = json!({ "type": kind });
+    let mut first = json!({ "type": kind(mode) });
     if facts != Path::new(facts::PATH) {
         first["nodeFacts"] = json!(facts);
     }

@@ -8,9 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Names without which the conflist can't be served.
-const NEEDED: [&str; 2] = ["vxlan", "routed"];
-
 /// The program to install: as configured, else `bowline-cni` beside this one.
 pub fn program(configured: Option<&Path>) -> PathBuf {
     let beside = || {
@@ -23,8 +20,8 @@ pub fn program(configured: Option<&Path>) -> PathBuf {
 /// Installs `program` into `dir` under every plug-in's name; returns the names that were left to other projects.
 ///
 /// # Errors
-/// A sentence: the program can't be run, the directory can't be written, or a name that is needed is another's.
-pub fn install(program: &Path, dir: &Path) -> Result<Vec<String>, String> {
+/// A sentence: the program can't be run, the directory can't be written, or the plug-in `needed` is another's.
+pub fn install(program: &Path, dir: &Path, needed: &str) -> Result<Vec<String>, String> {
     let output = run(program, &["install", &dir.display().to_string(), "--skip-foreign"])?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -32,17 +29,16 @@ pub fn install(program: &Path, dir: &Path) -> Result<Vec<String>, String> {
         return Err(format!("plug-ins can't be installed into {}: {said}", dir.display()));
     }
     let skipped: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    match skipped.iter().find(|name| NEEDED.contains(&name.as_str())) {
-        Some(name) => {
-            Err(format!("{} is not bowline's: move it away, or set cniBinDir", dir.join(name).display()))
-        }
-        None => Ok(skipped),
+    if skipped.iter().any(|name| name == needed) {
+        let file = dir.join(needed);
+        return Err(format!("{} is not bowline's: move it away, or set cniBinDir", file.display()));
     }
+    Ok(skipped)
 }
 
-/// Whether the plug-ins that are needed are still where [`install`] put them.
-pub fn is_there(dir: &Path) -> bool {
-    NEEDED.iter().all(|name| dir.join(name).is_file())
+/// Whether the plug-in `needed` is still where [`install`] put it.
+pub fn is_there(dir: &Path, needed: &str) -> bool {
+    dir.join(needed).is_file()
 }
 
 /// The program under its own name, whatever its file is called: under a plug-in's name it would be that plug-in.
@@ -58,7 +54,7 @@ fn run(program: &Path, args: &[&str]) -> Result<Output, String> {
 /// # Errors
 /// A sentence that names the file.
 pub fn uninstall(program: &Path, dir: &Path, removal: Removal) -> Result<Vec<PathBuf>, String> {
-    let candidates = [program.to_owned(), dir.join(NEEDED[0])];
+    let candidates = [program.to_owned(), dir.join("vxlan")];
     let Some(program) = candidates.iter().find(|program| program.is_file()) else { return Ok(Vec::new()) };
     let shown = dir.display().to_string();
     let mut args = vec!["uninstall", shown.as_str()];

@@ -9,11 +9,17 @@
 //! The only crate that knows tokio and kube. What it does to the kernel goes by `bowline-kernel`'s synchronous sockets:
 //! a batch of netlink requests is answered before the call returns, so there is nothing to await.
 
+pub mod agent;
+pub mod cleanup;
 pub mod config;
 pub mod conflist;
 pub mod file;
+pub mod http;
 pub mod install;
+pub mod lock;
 pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod objects;
 pub mod source;
+pub mod status;

@@ -1,3 +1,119 @@
 //! `bowlined`: one per node.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use daemon::agent::{self, Agent};
+use daemon::cleanup::{self, CleanupArgs};
+use daemon::config::{Config, Source, Typed};
+use daemon::http::{self, Shown, Topic};
+use daemon::metrics::Metrics;
+use daemon::source::{Feed, api, manifests};
+use daemon::{lock, log};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Makes a cluster of single nodes: pods on every node reach each other.
+#[derive(Debug, Parser)]
+#[command(name = "bowlined", version)]
+struct Bowlined {
+    /// File with the same settings as the flags, in camelCase; flags win [/etc/bowline/bowline.yaml, if it is there].
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    typed: Typed,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether the configuration can be understood, and end.
+    Check,
+    /// Remove everything that bowlined has made on this node.
+    Cleanup(CleanupArgs),
+}
+
+fn main() -> ExitCode {
+    let line = Bowlined::parse();
+    let outcome = match &line.command {
+        Some(Command::Cleanup(args)) => cleanup::run(args, &mut |sentence| println!("{sentence}")),
+        Some(Command::Check) => understand(&line).map(|_| ()).map_err(|sentence| vec![sentence]),
+        None => understand(&line).and_then(run).map_err(|sentence| vec![sentence]),
+    };
+    let Err(sentences) = outcome else { return ExitCode::SUCCESS };
+    for sentence in sentences {
+        eprintln!("bowlined: {sentence}");
+    }
+    ExitCode::FAILURE
+}
+
+fn understand(line: &Bowlined) -> Result<Config, String> {
+    let (path, file) = Typed::read_or_default(line.config.as_deref())?;
+    Config::understand(&line.typed, &file, &path, &|name| std::env::var(name).ok())
+}
+
+fn run(config: Config) -> Result<(), String> {
+    log::start(config.log_format, &config.log_level)?;
+    let _only = lock::acquire(&config.paths.run)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("start an event loop: {error}"))?;
+    runtime.block_on(keep(config))
+}
+
+/// Serves and keeps the node until somebody asks for an end.
+async fn keep(config: Config) -> Result<(), String> {
+    let stop = stop()?;
+    let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
+    let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
+    let shown = Shown { status: seen, metrics: Arc::clone(&metrics) };
+    for (address, topic) in [(config.healthz, Topic::Health), (config.metrics, Topic::Metrics)] {
+        if let Some(address) = address {
+            tokio::spawn(http::serve(http::listen(address).await?, topic, shown.clone()));
+        }
+    }
+    let socket = http::listen_unix(&config.paths.run.join(daemon::status::SOCKET))?;
+    tokio::spawn(http::serve_unix(socket, shown));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        mode = %config.settings.mode,
+        "bowlined starts"
+    );
+    let feed = feed(&config).await?;
+    Agent::new(config, feed, status, metrics)?.run(stop).await?;
+    tracing::info!(
+        "bowlined ends; links, routes and rules stay, so pods go on talking (`bowline cleanup` removes them)"
+    );
+    Ok(())
+}
+
+async fn feed(config: &Config) -> Result<Feed, String> {
+    match &config.source {
+        Source::Manifests(directory) => Ok(manifests::run(directory.clone())),
+        Source::Api { kubeconfig, servers } => {
+            let config = api::Config {
+                kubeconfig: kubeconfig.clone(),
+                servers: servers.clone(),
+                state_dir: config.paths.state.clone(),
+                timing: api::Timing::default(),
+            };
+            api::check(&config).await?;
+            Ok(api::run(config))
+        }
+    }
+}
+
+/// Completes when SIGTERM or SIGINT comes.
+fn stop() -> Result<impl Future<Output = ()>, String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("listen to signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use overlay::uplink::Choice;
 use overlay::{DualStack, Family, Mode, Settings};
 
 pub use typed::{DEFAULT_FILE, Typed, Word, Words};
@@ -28,8 +29,8 @@ pub struct Config {
     pub settings: Settings,
     /// Where Nodes come from.
     pub source: Source,
-    /// By which link this node talks to the others; `None` is by the Node's address.
-    pub uplink: Option<String>,
+    /// By which link this node talks to the others.
+    pub uplink: Choice,
     /// What lies inside the cluster.
     pub ranges: Ranges,
     /// In which families what leaves the cluster carries the node's address.
@@ -55,8 +56,8 @@ pub enum Source {
     Api {
         /// A kubeconfig; `None` is the ServiceAccount of the pod.
         kubeconfig: Option<PathBuf>,
-        /// The server's URL, whatever else says.
-        server: Option<String>,
+        /// URLs of servers, tried in turn, whatever else says.
+        servers: Vec<String>,
     },
 }
 
@@ -144,13 +145,14 @@ impl Layers<'_> {
         read(text).map(Some).map_err(refused)
     }
 
-    fn networks(
+    fn words<T>(
         &self,
         key: &str,
         field: impl Fn(&Typed) -> &Option<Words>,
-    ) -> Result<Vec<IpNetwork>, String> {
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, String> {
         let Some(given) = self.of(key, field) else { return Ok(Vec::new()) };
-        let read = |word: &Word| network(&word.0).map_err(|why| format!("{}: {why}", given.place));
+        let read = |word: &Word| read(&word.0).map_err(|why| format!("{}: {why}", given.place));
         given.value.0.iter().map(read).collect()
     }
 
@@ -191,11 +193,11 @@ impl Config {
             node_name: node_name(&typed, variable)?,
             settings: settings(&typed)?,
             source: source(&typed)?,
-            uplink: typed.word("uplink", |t| &t.uplink, |text| Ok(text.to_owned()))?,
+            uplink: typed.word("uplink", |t| &t.uplink, Choice::from_str)?.unwrap_or_default(),
             ranges: Ranges {
-                cluster: typed.networks("clusterCidr", |t| &t.cluster_cidr)?,
-                service: typed.networks("serviceCidr", |t| &t.service_cidr)?,
-                non_masquerade: typed.networks("nonMasqueradeCidr", |t| &t.non_masquerade_cidr)?,
+                cluster: typed.words("clusterCidr", |t| &t.cluster_cidr, network)?,
+                service: typed.words("serviceCidr", |t| &t.service_cidr, network)?,
+                non_masquerade: typed.words("nonMasqueradeCidr", |t| &t.non_masquerade_cidr, network)?,
             },
             masquerade: typed
                 .word("masquerade", |t| &t.masquerade, masquerade)?
@@ -303,7 +305,7 @@ fn settings(typed: &Layers<'_>) -> Result<Settings, String> {
 fn source(typed: &Layers<'_>) -> Result<Source, String> {
     let directory = typed.path("manifests", |t| &t.manifests)?;
     let kubeconfig = typed.path("kubeconfig", |t| &t.kubeconfig)?;
-    let server = typed.word(
+    let servers = typed.words(
         "apiServer",
         |t| &t.api_server,
         |text| {
@@ -312,11 +314,21 @@ fn source(typed: &Layers<'_>) -> Result<Source, String> {
         },
     )?;
     match directory {
-        Some(_) if kubeconfig.is_some() || server.is_some() => {
+        Some(_) if kubeconfig.is_some() || !servers.is_empty() => {
             Err("manifests and kubeconfig or apiServer exclude each other: Nodes come from one place".into())
         }
         Some(directory) => Ok(Source::Manifests(directory)),
-        None => Ok(Source::Api { kubeconfig, server }),
+        None => Ok(Source::Api { kubeconfig, servers }),
+    }
+}
+
+impl Paths {
+    /// The directories alone, as [`Config::understand`].
+    ///
+    /// # Errors
+    /// As [`Config::understand`].
+    pub fn understand(flags: &Typed, file: &Typed, path: &Path) -> Result<Paths, String> {
+        paths(&Layers { flags, file, path })
     }
 }
 

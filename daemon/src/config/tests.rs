@@ -26,7 +26,7 @@ fn nothing_typed_is_vxlan_by_the_api() {
     let config = understood(&[], "").expect("understood");
     assert_eq!(config.node_name, "from-env");
     assert_eq!(config.settings, Settings::default());
-    assert_eq!(config.source, Source::Api { kubeconfig: None, server: None });
+    assert_eq!(config.source, Source::Api { kubeconfig: None, servers: Vec::new() });
     assert_eq!(config.masquerade, DualStack { v4: true, v6: true });
     assert_eq!(config.paths, Paths::default());
 }

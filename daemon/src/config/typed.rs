@@ -34,9 +34,9 @@ pub struct Typed {
     /// How to reach the API; without it the ServiceAccount of the pod.
     #[arg(long)]
     pub kubeconfig: Option<Word>,
-    /// URL of the API, whatever the kubeconfig or the pod's environment say.
+    /// URLs of API servers, tried in turn, whatever the kubeconfig or the pod's environment say.
     #[arg(long)]
-    pub api_server: Option<Word>,
+    pub api_server: Option<Words>,
     /// Link, address or network by which this node talks to the others [the Node's address].
     #[arg(long)]
     pub uplink: Option<Word>,

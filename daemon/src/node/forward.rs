@@ -48,6 +48,33 @@ pub fn sync(socket: &mut Socket, pods: &[IpNetwork]) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Where rules of ours are, in words.
+///
+/// # Errors
+/// As [`sync`].
+pub fn find(socket: &mut Socket) -> Result<Vec<String>> {
+    let mut places = Vec::new();
+    for family in Iptables4or6::BOTH {
+        let table = iptables::nft_table(family, IptablesTable::Filter);
+        if nft::chain_exists(socket, &table, OURS)? {
+            places.push(format!("{table} {OURS}"));
+        }
+        let legacy = Iptables { family, variant: Variant::Legacy };
+        if legacy_table(family, IptablesTable::Filter)
+            && legacy.observe(IptablesTable::Filter)?.has_chain(OURS)
+        {
+            places.push(format!("legacy iptables' {OURS}"));
+        }
+    }
+    for ForwardChain { family, table, chain, .. } in dialect::list_other_forward_chains(socket, &[])? {
+        let rules = nft::list_rules(socket, &Table::new(family, &table), Some(&chain))?;
+        if rules.iter().any(|rule| rule.comment.starts_with(OWNER)) {
+            places.push(format!("table {family} {table}, chain {chain}"));
+        }
+    }
+    Ok(places)
+}
+
 /// Removes every rule of ours.
 ///
 /// # Errors

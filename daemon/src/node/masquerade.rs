@@ -81,6 +81,9 @@ fn plan(socket: &mut Socket, wanted: &DualStack<Option<Masquerade>>) -> Result<B
         return Ok(batch);
     }
     if !exists || !is_whole(socket, wanted)? {
+        if exists {
+            batch.delete_table(&TABLE);
+        }
         declare(&mut batch, wanted);
         return Ok(batch);
     }
@@ -105,7 +108,7 @@ fn is_whole(socket: &mut Socket, wanted: &DualStack<Option<Masquerade>>) -> Resu
 }
 
 fn declare(batch: &mut Batch, wanted: &DualStack<Option<Masquerade>>) {
-    batch.destroy_table(&TABLE).add_table(&TABLE);
+    batch.add_table(&TABLE);
     let base = Base::new(ChainKind::Nat, Hook::Postrouting, 100);
     batch.add_chain(&TABLE, &Chain::base(CHAIN, base));
     for (family, masquerade) in wanted.present() {

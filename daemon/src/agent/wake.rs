@@ -1,0 +1,145 @@
+//! What wakes the agent: snapshots, events of the kernel, time.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use kernel::Result;
+use kernel::netlink::monitor::GROUP_NFTABLES;
+use kernel::netlink::{Monitor, Protocol, Reply, attr};
+use tokio::io::Interest as Readiness;
+use tokio::io::unix::AsyncFd;
+
+use super::interest::{self, Interest};
+use super::{AUDIT, PAUSE};
+use crate::log::chain_of;
+use crate::node::masquerade;
+use crate::source::Feed;
+
+/// NFNL_SUBSYS_NFTABLES, and the kinds of message that announce single elements of sets, which pods cause.
+const NFT_SUBSYSTEM: u16 = 10;
+const NFT_ELEMENTS: [u16; 2] = [12, 14];
+/// NFT_MSG_NEWGEN: the end of each transaction.
+const NFT_GENERATION: u16 = 15;
+/// The attribute that names the table, in the messages of every kind.
+const NFT_TABLE: u16 = 1;
+/// Tables in which the plug-ins write for each pod.
+const PLUGINS: [&str; 3] = ["bowline_hostport", "bowline_firewall", "bowline_masquerade"];
+
+struct Source(Monitor);
+
+impl AsRawFd for Source {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+struct Ear(AsyncFd<Source>);
+
+impl Ear {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe to call, for types that may close their descriptor early"
+    )]
+    fn open(protocol: Protocol, groups: &[u32]) -> Result<Self> {
+        let source = Source(Monitor::open_of(protocol, groups)?);
+        AsyncFd::with_interest(source, Readiness::READABLE).map(Ear).map_err(unreadable)
+    }
+
+    /// Returns once there was an event that `concerns` us, or events were lost.
+    async fn hear(&mut self, concerns: impl Fn(&Reply) -> bool) -> Result<()> {
+        loop {
+            let mut guard = self.0.readable_mut().await.map_err(unreadable)?;
+            match guard.get_inner_mut().0.pending() {
+                Ok(events) if events.is_empty() => guard.clear_ready(),
+                Ok(events) if events.iter().any(&concerns) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENOBUFS) => {
+                    tracing::info!("the kernel had more events than could be read: looking at everything");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn unreadable(error: std::io::Error) -> kernel::Error {
+    kernel::Error::io("wait for netlink events", error)
+}
+
+/// Everything that wakes.
+pub struct Wake {
+    links: Ear,
+    ruleset: Ear,
+    /// When the last look ended.
+    looked: Instant,
+    /// When to look again whatever happens.
+    due: Instant,
+    source_lives: bool,
+}
+
+impl Wake {
+    /// Begins to listen. What happens from now on is not missed.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn open() -> Result<Self> {
+        Ok(Wake {
+            links: Ear::open(Protocol::Route, &interest::GROUPS)?,
+            ruleset: Ear::open(Protocol::Netfilter, &[GROUP_NFTABLES])?,
+            looked: Instant::now(),
+            due: Instant::now() + AUDIT,
+            source_lives: true,
+        })
+    }
+
+    /// Says that a look has ended, and when the next one is due at the latest.
+    pub fn slept_enough(&mut self, retry: Option<Duration>) {
+        self.looked = Instant::now();
+        self.due = self.looked + retry.unwrap_or(AUDIT);
+    }
+
+    /// Returns when it is worth looking: at once after a quiet time, else once in [`PAUSE`].
+    ///
+    /// # Errors
+    /// A sentence when the kernel's events can't be read any more.
+    pub async fn next(&mut self, feed: &mut Feed, interest: &Interest) -> std::result::Result<(), String> {
+        let due = tokio::time::Instant::from_std(self.due);
+        let failed = |error: kernel::Error| chain_of(&error);
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => return Ok(()),
+            heard = self.links.hear(|event| interest.concerns(event)) => heard.map_err(failed)?,
+            heard = self.ruleset.hear(concerns_rules) => heard.map_err(failed)?,
+            alive = changed(feed), if self.source_lives => {
+                self.source_lives = alive;
+                if !alive {
+                    tracing::error!("the source of Nodes has ended; what is known stays in force");
+                }
+            }
+        }
+        tokio::time::sleep_until(tokio::time::Instant::from_std(self.looked + PAUSE)).await;
+        Ok(())
+    }
+}
+
+/// False when there will be no change any more.
+async fn changed(feed: &mut Feed) -> bool {
+    tokio::select! {
+        changed = feed.objects.changed() => changed.is_ok(),
+        changed = feed.state.changed() => changed.is_ok(),
+    }
+}
+
+/// Our own table, whatever happens to it; chains and rules of others, in which forwarded packets may be dropped.
+fn concerns_rules(event: &Reply) -> bool {
+    let (subsystem, kind) = (event.kind >> 8, event.kind & 0xff);
+    if subsystem != NFT_SUBSYSTEM || kind == NFT_GENERATION {
+        return false;
+    }
+    let table = event.payload.get(4..).and_then(|of| attr::attrs(of).find_attr(NFT_TABLE)).map(attr::text);
+    match table.as_deref() {
+        Some(table) if table == masquerade::TABLE.name => true,
+        Some(table) if PLUGINS.contains(&table) => false,
+        _ => !NFT_ELEMENTS.contains(&kind),
+    }
+}

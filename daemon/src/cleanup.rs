@@ -1,0 +1,184 @@
+//! Taking a node back to what it was: whatever the daemon has made goes, whatever it has not stays.
+//!
+//! The conflist goes first, so that no new pod is on its way while the rest goes; then rules, routes, devices, runtime
+//! files, plug-ins. Doing it twice does nothing the second time. What fails is told, and the rest is done all the same.
+//! Sysctls stay: others may rely on forwarding by now. So does what plug-ins have made for pods; DEL removes that.
+
+use std::path::Path;
+
+use clap::Args;
+use kernel::netlink::{Protocol, Socket};
+use kernel::{link, nft, route, rule};
+use overlay::sync::Dataplane;
+use overlay::{ALIAS, ROUTE_PROTOCOL};
+
+use crate::config::{Paths, Typed, Word};
+use crate::install::{self, Removal};
+use crate::log::chain_of;
+use crate::node::{forward, masquerade};
+use crate::{conflist, file, lock, status};
+
+/// Command line of `bowline cleanup` and `bowlined cleanup`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CleanupArgs {
+    /// Print what would go, and leave it.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Even while bowlined runs. It puts everything back at once unless it is stopped.
+    #[arg(long)]
+    pub force: bool,
+    /// File of the daemon's settings, for its directories [/etc/bowline/bowline.yaml, if it is there].
+    #[arg(long)]
+    pub config: Option<std::path::PathBuf>,
+    /// Where the container runtime looks for plug-ins [/opt/cni/bin].
+    #[arg(long)]
+    pub cni_bin_dir: Option<Word>,
+    /// Where the container runtime looks for networks [/etc/cni/net.d].
+    #[arg(long)]
+    pub cni_conf_dir: Option<Word>,
+    /// The program that has all plug-ins [bowline-cni beside this one].
+    #[arg(long)]
+    pub plugins: Option<Word>,
+    /// The daemon's --state-dir [/var/lib/bowline].
+    #[arg(long)]
+    pub state_dir: Option<Word>,
+    /// The daemon's --run-dir [/run/bowline].
+    #[arg(long)]
+    pub run_dir: Option<Word>,
+}
+
+/// Cleans up as `args` say. `say` gets a sentence for everything that goes, or would go.
+///
+/// # Errors
+/// All that failed, a sentence each; or that a daemon runs.
+pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<String>> {
+    let paths = paths(args).map_err(|error| vec![error])?;
+    let removal = if args.dry_run { Removal::Tell } else { Removal::Now };
+    let alone = lock::is_free(&paths.run);
+    if let (Err(error), false) = (&alone, args.force) {
+        return Err(vec![format!("{error}: stop it first, or give --force")]);
+    }
+    let mut cleanup = Cleanup { removal, say, failures: Vec::new() };
+    cleanup.file(&paths.cni_conf.join(conflist::FILE));
+    cleanup.file(&paths.run.join("node.json"));
+    cleanup.rules();
+    cleanup.overlay();
+    for path in
+        [paths.run.join(status::SOCKET), paths.run.join(lock::FILE), paths.state.join("wireguard.key")]
+    {
+        cleanup.file(&path);
+    }
+    for directory in [&paths.run, &paths.state] {
+        cleanup.directory(directory);
+    }
+    cleanup.plugins(&paths);
+    if cleanup.failures.is_empty() { Ok(()) } else { Err(cleanup.failures) }
+}
+
+fn paths(args: &CleanupArgs) -> Result<Paths, String> {
+    let typed = Typed {
+        cni_bin_dir: args.cni_bin_dir.clone(),
+        cni_conf_dir: args.cni_conf_dir.clone(),
+        plugins: args.plugins.clone(),
+        state_dir: args.state_dir.clone(),
+        run_dir: args.run_dir.clone(),
+        ..Typed::default()
+    };
+    let (path, file) = Typed::read_or_default(args.config.as_deref())?;
+    Paths::understand(&typed, &file, &path)
+}
+
+struct Cleanup<'a> {
+    removal: Removal,
+    say: &'a mut dyn FnMut(&str),
+    failures: Vec<String>,
+}
+
+impl Cleanup<'_> {
+    fn done(&mut self, what: &str) {
+        match self.removal {
+            Removal::Now => (self.say)(&format!("removed {what}")),
+            Removal::Tell => (self.say)(&format!("would remove {what}")),
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        if std::fs::symlink_metadata(path).is_err() {
+            return;
+        }
+        let removed = if self.removal == Removal::Now { file::remove(path) } else { Ok(true) };
+        match removed {
+            Ok(_) => self.done(&path.display().to_string()),
+            Err(error) => self.failures.push(error),
+        }
+    }
+
+    /// Only an empty one: what others have put there stays.
+    fn directory(&mut self, path: &Path) {
+        if self.removal == Removal::Now && std::fs::remove_dir(path).is_ok() {
+            self.done(&path.display().to_string());
+        }
+    }
+
+    fn plugins(&mut self, paths: &Paths) {
+        let program = install::program(paths.plugins.as_deref());
+        match install::uninstall(&program, &paths.cni_bin, self.removal) {
+            Ok(files) => files.iter().for_each(|file| self.done(&file.display().to_string())),
+            Err(error) => self.failures.push(error),
+        }
+    }
+
+    /// nf_tables and iptables.
+    fn rules(&mut self) {
+        if let Err(error) = self.remove_rules() {
+            self.failures.push(chain_of(&error));
+        }
+    }
+
+    fn remove_rules(&mut self) -> kernel::Result<()> {
+        let mut socket = Socket::open(Protocol::Netfilter)?;
+        if !nft::is_supported(&mut socket)? {
+            return Ok(());
+        }
+        if nft::table_exists(&mut socket, &masquerade::TABLE)? {
+            if self.removal == Removal::Now {
+                masquerade::cleanup(&mut socket)?;
+            }
+            self.done(&format!("table {}", masquerade::TABLE));
+        }
+        for place in forward::find(&mut socket)? {
+            self.done(&format!("our rules in {place}"));
+        }
+        if self.removal == Removal::Now {
+            self.failures.extend(forward::cleanup(&mut socket)?.problems);
+        }
+        Ok(())
+    }
+
+    /// Routes, routing rules, devices.
+    fn overlay(&mut self) {
+        if let Err(error) = self.remove_overlay() {
+            self.failures.push(chain_of(&error));
+        }
+    }
+
+    fn remove_overlay(&mut self) -> kernel::Result<()> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        let links = link::list(&mut socket)?;
+        let rules = rule::list(&mut socket)?;
+        let routes = route::list(&mut socket, route::Filter::default())?;
+        let ours = rules.iter().filter(|rule| rule.protocol == ROUTE_PROTOCOL).map(|it| format!("rule {it}"));
+        let routes = routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
+        let links = links.iter().filter(|link| link.alias == ALIAS);
+        let found: Vec<String> = ours
+            .chain(routes.map(|route| format!("route {route}")))
+            .chain(links.map(|link| format!("link {}", link.id)))
+            .collect();
+        if self.removal == Removal::Now && !found.is_empty() {
+            let report = Dataplane::open()?.cleanup()?;
+            self.failures.extend(report.failures.iter().map(ToString::to_string));
+        }
+        found.iter().for_each(|what| self.done(what));
+        Ok(())
+    }
+}

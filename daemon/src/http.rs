@@ -1,0 +1,211 @@
+//! Health, metrics and status by HTTP/1.1: on the addresses of the configuration, and on the control socket.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+
+use crate::metrics::Metrics;
+use crate::status::{Status, count_pods};
+
+/// Connections at a time and listener; more wait.
+const CONNECTIONS: usize = 32;
+/// A client that takes longer is hung up on.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Where host-local keeps the leases of our network.
+const LEASES: &str = "/var/lib/cni/networks/bowline";
+
+/// What is told.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The node's newest state.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Which questions a listener answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// /healthz, /livez, /readyz.
+    Health,
+    /// /metrics.
+    Metrics,
+    /// All of these and /status.
+    Everything,
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// A sentence that names the address.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("listen on {address}: {error}"))
+}
+
+/// Listens on the socket at `path`, in the place of one that a predecessor left. Only root may ask.
+///
+/// # Errors
+/// A sentence that names the path.
+pub fn listen_unix(path: &Path) -> Result<UnixListener, String> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |error: std::io::Error| format!("listen on {}: {error}", path.display());
+    crate::file::remove(path)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Answers for ever.
+pub async fn serve(listener: TcpListener, topic: Topic, shown: Shown) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shown = shown.clone();
+                tokio::spawn(async move {
+                    converse(stream, topic, shown).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// [`serve`] on the control socket.
+pub async fn serve_unix(listener: UnixListener, shown: Shown) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shown = shown.clone();
+                tokio::spawn(async move {
+                    converse(stream, Topic::Everything, shown).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// Without descriptors accept(2) fails at once, again and again.
+async fn pause_after(error: &std::io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted");
+    // Not a wait for anything: there is no event for a descriptor that has become free.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, topic: Topic, shown: Shown) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (status, kind, body) = answer(&request, topic, &shown);
+        let response = Response::builder().status(status).header("content-type", kind);
+        async move { Ok::<_, Infallible>(response.body(Full::new(Bytes::from(body))).unwrap_or_default()) }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // A client that hangs up or takes too long is no event here.
+    let _ = tokio::time::timeout(PATIENCE, connection).await;
+}
+
+type Answer = (StatusCode, &'static str, String);
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn answer(request: &Request<Incoming>, topic: Topic, shown: &Shown) -> Answer {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered\n".into());
+    }
+    answer_path(request.uri().path(), request.uri().query().unwrap_or_default(), topic, shown)
+}
+
+fn answer_path(path: &str, query: &str, topic: Topic, shown: &Shown) -> Answer {
+    let verbose = query.split('&').any(|word| word == "verbose" || word.starts_with("verbose="));
+    match (path, topic) {
+        // That this is answered at all says that the daemon's one thread turns; an API that is away is no reason to
+        // start the daemon anew.
+        ("/healthz" | "/livez", Topic::Health | Topic::Everything) => (StatusCode::OK, TEXT, "ok\n".into()),
+        ("/readyz", Topic::Health | Topic::Everything) => readyz(&shown.status.borrow(), verbose),
+        ("/metrics", Topic::Metrics | Topic::Everything) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, kind, shown.metrics.text())
+        }
+        ("/status", Topic::Everything) => {
+            let status = shown.status.borrow().as_ref().clone();
+            let status = Status { pods: count_pods(Path::new(LEASES)), ..status };
+            match serde_json::to_string_pretty(&status) {
+                Ok(text) => (StatusCode::OK, "application/json", text + "\n"),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            }
+        }
+        _ => (StatusCode::NOT_FOUND, TEXT, "there is nothing here\n".into()),
+    }
+}
+
+fn readyz(status: &Status, verbose: bool) -> Answer {
+    let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut text = String::new();
+    for check in status.checks.iter().filter(|check| verbose || !check.ok) {
+        let sign = if check.ok { '+' } else { '-' };
+        let blank = if check.detail.is_empty() { "" } else { ": " };
+        let _ = writeln!(text, "[{sign}] {}{blank}{}", check.name, check.detail);
+    }
+    text.push_str(if status.ready { "ready\n" } else { "not ready\n" });
+    (code, TEXT, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Check;
+
+    fn shown(ready: bool) -> (watch::Sender<Arc<Status>>, Shown) {
+        let check =
+            if ready { Check::met("node", "10.1.0.0/24") } else { Check::unmet("node", "no Node `a`") };
+        let status = Status { ready, checks: vec![check], ..Status::default() };
+        let (sender, status) = watch::channel(Arc::new(status));
+        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")) })
+    }
+
+    #[test]
+    fn readiness_says_what_is_missing_and_liveness_does_not_care() {
+        let (_sender, unready) = shown(false);
+        let (code, _, text) = answer_path("/readyz", "", Topic::Health, &unready);
+        assert_eq!((code.as_u16(), text.as_str()), (503, "[-] node: no Node `a`\nnot ready\n"));
+        assert_eq!(answer_path("/livez", "", Topic::Health, &unready).0, StatusCode::OK);
+        let (_sender, ready) = shown(true);
+        assert_eq!(answer_path("/readyz", "", Topic::Health, &ready).2, "ready\n");
+        assert_eq!(
+            answer_path("/readyz", "verbose", Topic::Health, &ready).2,
+            "[+] node: 10.1.0.0/24\nready\n"
+        );
+    }
+
+    #[test]
+    fn each_listener_answers_its_own_questions() {
+        let (_sender, shown) = shown(true);
+        for (path, topic, code) in [
+            ("/metrics", Topic::Health, 404),
+            ("/readyz", Topic::Metrics, 404),
+            ("/status", Topic::Health, 404),
+            ("/metrics", Topic::Metrics, 200),
+            ("/status", Topic::Everything, 200),
+            ("/", Topic::Everything, 404),
+        ] {
+            assert_eq!(answer_path(path, "", topic, &shown).0.as_u16(), code, "{path} {topic:?}");
+        }
+    }
+}
