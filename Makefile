@@ -5,7 +5,7 @@
 HOST     = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC   = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 BUILT    = target/$(HOST)/release
-PROGRAMS = -p bowline-plugins -p bowline-cli
+PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 
 .PHONY: help demo test bench build build-arm64 install lint fuzz
 
@@ -13,15 +13,15 @@ help:
 	@echo 'make demo     a node with pods in namespaces of its own; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
 	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md'
-	@echo 'make build    target/release/bowline and target/cni/<plug-in>, static'
-	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline into $$(BIN)'
+	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
+	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
 	@echo 'make fuzz     every fuzz target for a minute'
 	@echo 'make lint     rustfmt and clippy; make build-arm64 cross-builds'
 
 build:
 	$(STATIC) cargo build --release --locked --target $(HOST) $(PROGRAMS)
 	mkdir -p target/release
-	cp -f $(BUILT)/bowline $(BUILT)/bowline-cni target/release/
+	cp -f $(BUILT)/bowline $(BUILT)/bowline-cni $(BUILT)/bowlined target/release/
 	target/release/bowline-cni install target/cni --force
 
 demo:
@@ -50,7 +50,7 @@ BIN     ?= /usr/local/bin
 # What `make build` left; needs no Rust. Refuses to overwrite another project's plug-ins.
 install:
 	target/release/bowline-cni install $(CNI_BIN)
-	install -m 0755 target/release/bowline $(BIN)/bowline
+	install -m 0755 target/release/bowline target/release/bowlined target/release/bowline-cni $(BIN)/
 
 fuzz:
 	scripts/fuzz

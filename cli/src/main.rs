@@ -1,7 +1,9 @@
 //! `bowline`, for people: drive networks by hand, see a node at work.
 
+mod cleanup;
 mod cni;
 mod demo;
+mod status;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,10 @@ enum Command {
     Cni(cni::CniArgs),
     /// Set up a node with pods in namespaces of its own, send real traffic, show it, take it down.
     Demo(demo::DemoArgs),
+    /// How this node is: its peers, its pods, what is missing and what to do about it.
+    Status(status::StatusArgs),
+    /// Remove everything that bowlined has made on this node.
+    Cleanup(daemon::cleanup::CleanupArgs),
     /// Print the version, and the versions of CNI that are spoken.
     Version,
 }
@@ -29,6 +35,8 @@ fn main() -> ExitCode {
     match Bowline::parse().command {
         Command::Cni(args) => cni::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Version => {
             let spoken = ::cni::Version::ALL.map(::cni::Version::as_str);
             println!("bowline {}, CNI {}", env!("CARGO_PKG_VERSION"), spoken.join(" "));
