@@ -123,7 +123,7 @@ impl Contestant {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while let Some(pod) = fresh.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.run(&network, pod, "ADD", Value::Null);
+                        self.run(&network, pod, ("ADD", &self.request()), Value::Null);
                     }
                 });
             }
@@ -135,17 +135,19 @@ impl Contestant {
     pub fn sample(&self, course: &Course) -> (Duration, Duration) {
         let network = Network::new(&self.subject, course.list.clone());
         let base = course.chained.then(|| self.base());
-        let (result, add) = self.run(&network, &self.measured, "ADD", base.clone().unwrap_or_default());
-        let (_, del) = self.run(&network, &self.measured, "DEL", result);
+        let asked = self.request();
+        let (result, add) =
+            self.run(&network, &self.measured, ("ADD", &asked), base.clone().unwrap_or_default());
+        let (_, del) = self.run(&network, &self.measured, ("DEL", &asked), result);
         if let Some(base) = base {
-            self.run(&self.foundation(), &self.measured, "DEL", base);
+            self.run(&self.foundation(), &self.measured, ("DEL", &asked), base);
         }
         (add, del)
     }
 
     /// The attachment that a chained plug-in is measured on: a plain bridge.
     fn base(&self) -> Value {
-        self.run(&self.foundation(), &self.measured, "ADD", Value::Null).0
+        self.run(&self.foundation(), &self.measured, ("ADD", &Request::default()), Value::Null).0
     }
 
     fn foundation(&self) -> Network {
@@ -169,25 +171,31 @@ impl Contestant {
             result = answer;
             peak = peak.max(size);
         }
-        self.run(&network, &self.measured, "DEL", result);
+        self.run(&network, &self.measured, ("DEL", &request), result);
         if let Some(base) = base {
-            self.run(&self.foundation(), &self.measured, "DEL", base);
+            self.run(&self.foundation(), &self.measured, ("DEL", &request), base);
         }
         peak
     }
 
-    /// Every plug-in of `network` in the verb's order; the last result and the time of all together.
-    fn run(&self, network: &Network, pod: &Pod, command: &str, mut result: Value) -> (Value, Duration) {
+    /// Every plug-in of `network` in the verb's order; the last result and the time of all together. A runtime asks
+    /// the same of DEL as of ADD.
+    fn run(
+        &self,
+        network: &Network,
+        pod: &Pod,
+        (command, request): (&str, &Request),
+        mut result: Value,
+    ) -> (Value, Duration) {
         let kinds = network.kinds();
         let adding = command == "ADD";
-        let request = self.request();
         let directory = &network.subject.directory;
         let order: Vec<usize> =
             if adding { (0..kinds.len()).collect() } else { (0..kinds.len()).rev().collect() };
         self.node.run(|| {
             let mut total = Duration::ZERO;
             for index in order {
-                let conf = network.request(index, Some(&result).filter(|r| !r.is_null()), &request);
+                let conf = network.request(index, Some(&result).filter(|r| !r.is_null()), request);
                 let (answer, took) = verb(command, pod, |verb| verb.run(directory, &kinds[index], &conf));
                 if adding {
                     result = answer;
