@@ -37,6 +37,25 @@ fn a_second_sync_finds_nothing_to_do() {
 }
 
 #[test]
+fn a_survey_names_what_a_sync_would_do_and_does_nothing() {
+    let survey = |space: &Space, plan: &Plan| {
+        space.run(|| Dataplane::open().expect("sockets").survey(plan)).expect("asked")
+    };
+    for mode in MODES {
+        let space = node(1);
+        let plan = planned(&space, mode, &peers());
+        let before = picture(&space);
+        assert!(!survey(&space, &plan).is_empty(), "{mode}");
+        assert_alike(&before, &picture(&space), mode.as_str());
+        sync_wholly(&space, &plan);
+        assert_eq!(survey(&space, &plan), Vec::<String>::new(), "{mode}");
+        sh(&space, "ip route del 10.2.0.0/24");
+        let found = survey(&space, &plan);
+        assert!(found.len() == 1 && found[0].contains("10.2.0.0/24"), "{mode}: {found:?}");
+    }
+}
+
+#[test]
 fn cleanup_leaves_the_namespace_as_it_was_found() {
     for mode in MODES {
         let space = node(1);

@@ -1,5 +1,6 @@
 //! Carrying changes out, and counting them.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -42,6 +43,12 @@ impl Change {
     /// A removal: what is gone already is no error.
     pub(super) fn removes(op: Op, about: impl Into<Option<IpAddr>>) -> Self {
         Change { op: op.or_absent(), about: about.into(), effect: Effect::Removes }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.op.doing)
     }
 }
 

@@ -179,31 +179,15 @@ impl Dataplane {
                 }
             }
         }
-        let mut changes = Vec::new();
-        if link.mtu != tunnel.mtu {
-            changes.push(Change::adds(link::set_mtu(id, tunnel.mtu), None));
-        }
-        if let Some(mac) = tunnel.mac.as_ref().filter(|mac| link.mac.as_ref() != Some(mac)) {
-            changes.push(Change::adds(link::set_mac(id, mac), None));
-        }
-        if !link.is_up() {
-            changes.push(Change::adds(link::set_no_link_local(id), None));
-            changes.push(Change::adds(link::set_up(id, Switch::On), None));
-        }
-        apply::apply(&mut self.route, changes, plan, report)?;
-        self.settle_addresses(tunnel, id, plan, report)?;
+        apply::apply(&mut self.route, unsettled(tunnel, link), plan, report)?;
+        let addresses = self.unsettled_addresses(tunnel, id)?;
+        apply::apply(&mut self.route, addresses, plan, report)?;
         self.settle_checksums(tunnel, report);
         Ok(())
     }
 
     /// A link whose MTU was once too small for IPv6 forgets that it is to have no link-local address.
-    fn settle_addresses(
-        &mut self,
-        tunnel: &Tunnel,
-        id: &LinkId,
-        plan: &Plan,
-        report: &mut Report,
-    ) -> kernel::Result<()> {
+    fn unsettled_addresses(&mut self, tunnel: &Tunnel, id: &LinkId) -> kernel::Result<Vec<Change>> {
         let there = addr::list(&mut self.route, Some(id.index))?;
         let (kept, strays): (Vec<_>, Vec<_>) =
             there.into_iter().partition(|address| address.ip == tunnel.address);
@@ -215,7 +199,24 @@ impl Dataplane {
         if kept.is_empty() {
             changes.push(Change::adds(addr::add(id, tunnel.address, Dad::Skip), None));
         }
-        apply::apply(&mut self.route, changes, plan, report)
+        Ok(changes)
+    }
+
+    /// What [`Dataplane::bring_links`] would do for `plan`, in words, and the links there are.
+    pub(super) fn survey_links(&mut self, plan: &Plan) -> kernel::Result<(Vec<String>, Links)> {
+        let before = link::list(&mut self.route)?;
+        let links = Links::of(before.clone());
+        let mut refused = Report::default();
+        let (missing, _) = judge(plan, &before, &links, &mut refused);
+        let mut found: Vec<String> = refused.failures.into_iter().map(|problem| problem.what).collect();
+        found.extend(missing.iter().map(|tunnel| format!("create link {}", tunnel.name)));
+        for tunnel in &plan.tunnels {
+            if let Some(link) = links.tunnels.get(&tunnel.name) {
+                let addresses = self.unsettled_addresses(tunnel, &link.id)?;
+                found.extend(unsettled(tunnel, link).iter().chain(&addresses).map(Change::to_string));
+            }
+        }
+        Ok((found, links))
     }
 
     /// Why a device could not be made, and what to do.
@@ -236,6 +237,23 @@ impl Dataplane {
         }
         Ok(error.to_string())
     }
+}
+
+/// What of a device can be changed while packets flow, and must be.
+fn unsettled(tunnel: &Tunnel, link: &Link) -> Vec<Change> {
+    let id = &link.id;
+    let mut changes = Vec::new();
+    if link.mtu != tunnel.mtu {
+        changes.push(Change::adds(link::set_mtu(id, tunnel.mtu), None));
+    }
+    if let Some(mac) = tunnel.mac.as_ref().filter(|mac| link.mac.as_ref() != Some(mac)) {
+        changes.push(Change::adds(link::set_mac(id, mac), None));
+    }
+    if !link.is_up() {
+        changes.push(Change::adds(link::set_no_link_local(id), None));
+        changes.push(Change::adds(link::set_up(id, Switch::On), None));
+    }
+    changes
 }
 
 /// Which devices of `plan` are to be made, and which of ours are first to be deleted for it.

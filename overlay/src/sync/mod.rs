@@ -121,6 +121,18 @@ impl Dataplane {
         self.run(plan, Sweep::Nothing)
     }
 
+    /// What is missing of `plan` or differs from it: the steps of [`Dataplane::extend`], in words. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Dataplane::sync`].
+    pub fn survey(&mut self, plan: &Plan) -> kernel::Result<Vec<String>> {
+        let (mut found, links) = self.survey_links(plan)?;
+        let observed = observe::observe(&mut self.route, &links)?;
+        let changes = diff::diff(plan, &observed, &links, Sweep::Nothing);
+        found.extend(changes.first.iter().chain(&changes.last).map(ToString::to_string));
+        Ok(found)
+    }
+
     /// Removes all that any sync ever made.
     ///
     /// # Errors
