@@ -40,6 +40,8 @@ pub enum Subnet {
     Connected,
     /// Behind the gateway, which alone is on the interface.
     BehindGateway,
+    /// There is none, and only the gateway is on the interface.
+    None,
 }
 
 /// What a result means for the interface's IPv6.
@@ -158,9 +160,12 @@ pub fn apply(inside: &mut Inside, result: &AddResult, subnet: Subnet) -> Result<
         ops.extend(link_local.map(|address| addr::add(&link, address, dad).or_present()));
     }
     ops.push(link::set_up(&link, Switch::On));
-    if subnet == Subnet::BehindGateway {
-        ops.extend(ips.iter().flat_map(|ip| by_gateway(&link, ip)).map(|route| route::add(&route)));
-    }
+    let by_gateway = ips.iter().flat_map(|ip| match subnet {
+        Subnet::Connected => Vec::new(),
+        Subnet::BehindGateway => by_gateway(&link, ip),
+        Subnet::None => to_gateway(&link, ip).into_iter().collect(),
+    });
+    ops.extend(by_gateway.map(|route| route::add(&route)));
     ops.extend(routes(&link, result, &ips).iter().map(route::add));
     inside.socket.apply(&ops).map_err(kernel_error)?;
     match inside.announcements.take() {
@@ -186,6 +191,12 @@ fn by_gateway(link: &LinkId, ip: &IpConfig) -> Vec<route::Route> {
     let host = route::Route { src, scope: SCOPE_LINK, ..route::Route::new(gw.into(), link.index) };
     let subnet = route::Route { src, gw: Some(gw), ..route::Route::new(ip.address, link.index) };
     vec![host, subnet]
+}
+
+/// The gateway on the link. A link-local IPv6 one needs no route, for every link has that of its prefix.
+fn to_gateway(link: &LinkId, ip: &IpConfig) -> Option<route::Route> {
+    let gw = ip.gateway.filter(IpAddr::is_ipv4)?;
+    Some(route::Route { scope: SCOPE_LINK, ..route::Route::new(gw.into(), link.index) })
 }
 
 fn own_addresses<'a>(ifname: &str, result: &'a AddResult) -> Result<Vec<&'a IpConfig>> {

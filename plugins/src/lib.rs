@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bandwidth;
 pub mod bridge;
 pub mod cable;
+pub mod cluster;
 pub mod configure;
 pub mod dns;
 pub mod error;
@@ -22,12 +23,14 @@ pub mod owner;
 pub mod pod;
 pub mod portmap;
 pub mod ptp;
+pub mod routed;
 pub mod spoof;
 pub mod static_ipam;
 pub mod tagged;
 pub mod tuning;
 pub mod undo;
 pub mod veth;
+pub mod vxlan;
 
 pub use error::kernel_error;
 
@@ -40,8 +43,10 @@ pub static TABLE: &[&dyn cni::Plugin] = &[
     &loopback::Loopback,
     &portmap::Portmap,
     &ptp::Ptp,
+    &routed::Routed,
     &static_ipam::Static,
     &tuning::Tuning,
+    &vxlan::Vxlan,
 ];
 
 /// The plug-in with this exact name.

@@ -103,7 +103,8 @@ fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let (mut result, undo_lease) = lease(call)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let ifname = &call.attachment.ifname;
-    let plan = veth::Plan { pod: &pod, ifname, mtu: conf.mtu, mac: None, master: None, up: true };
+    let plan =
+        veth::Plan { pod: &pod, ifname, mtu: conf.mtu, mac: None, host_mac: None, master: None, up: true };
     let host_end = veth::create(&mut host, &plan, veth::random_name)?;
     let undo_pair = veth::undo(&host_end.id);
     let (v4, v6) = configure::families(&result.ips);

@@ -25,6 +25,8 @@ pub struct Plan<'a> {
     pub mtu: Option<u32>,
     /// Hardware address of the end in the pod.
     pub mac: Option<&'a Mac>,
+    /// Hardware address of the end on the host.
+    pub host_mac: Option<&'a Mac>,
     /// Index of the bridge that the end on the host joins.
     pub master: Option<u32>,
     /// Whether the end on the host starts up.
@@ -52,8 +54,14 @@ pub fn create(
     };
     for _ in 0..TRIES {
         let host_name = name().map_err(kernel_error)?;
-        let near =
-            NewEnd { name: &host_name, mtu: plan.mtu, master: plan.master, up: plan.up, ..NewEnd::default() };
+        let near = NewEnd {
+            name: &host_name,
+            mtu: plan.mtu,
+            mac: plan.host_mac,
+            master: plan.master,
+            up: plan.up,
+            ..NewEnd::default()
+        };
         match host.apply(&[link::create(&near, &Kind::Veth { peer: peer.clone() })]) {
             Ok(()) => {
                 let made = link::find(host, &host_name).map_err(kernel_error)?;

@@ -9,7 +9,15 @@ use support::{Host, Pod, on_new_host};
 
 fn cable(host: &Host, pod: &Pod) {
     let ifname = IfName::parse("eth0").expect("a name");
-    let plan = Plan { pod: &pod.netns, ifname: &ifname, mtu: None, mac: None, master: None, up: true };
+    let plan = Plan {
+        pod: &pod.netns,
+        ifname: &ifname,
+        mtu: None,
+        mac: None,
+        host_mac: None,
+        master: None,
+        up: true,
+    };
     veth::create(&mut host.socket(), &plan, veth::random_name).expect("a pair");
 }
 

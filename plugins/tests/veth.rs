@@ -9,7 +9,7 @@ use plugins::veth::{self, Plan};
 use support::{Host, Pod, on_new_host, veths};
 
 fn plan<'a>(pod: &'a Pod, ifname: &'a IfName) -> Plan<'a> {
-    Plan { pod: &pod.netns, ifname, mtu: None, mac: None, master: None, up: true }
+    Plan { pod: &pod.netns, ifname, mtu: None, mac: None, host_mac: None, master: None, up: true }
 }
 
 fn eth0() -> IfName {

@@ -7,6 +7,7 @@ use kernel::nft::Rule;
 use plugins::bandwidth::config::Config as BandwidthConf;
 use plugins::bandwidth::shape::{bucket, is_bucket_for};
 use plugins::bridge::conf::Conf as BridgeConf;
+use plugins::cluster::{self, Conf as ClusterConf, Kind, Pods};
 use plugins::firewall::config::{Config as FirewallConf, Pod};
 use plugins::host_local::allocate::{Leases, Occupancy, plan};
 use plugins::host_local::config::Config as HostLocalConf;
@@ -38,6 +39,14 @@ pub fn plugin(bytes: &[u8]) {
         let Ok(conf) = NetConf::parse(bytes) else { continue };
         let _ = BridgeConf::parse(&conf, args);
         let _ = BridgeConf::parse_for_del(&conf);
+        for kind in [Kind::Vxlan, Kind::Routed] {
+            if let Ok(cluster) = ClusterConf::parse(&conf, kind) {
+                let pods = Pods { cidrs: cluster.pod_cidrs.clone(), mtu: 1450 };
+                let filled = cluster::fill_in(&conf, Some((&cluster, &pods)), &[]);
+                assert!(!filled.ipam_type.is_empty());
+                let _ = HostLocalConf::parse(&filled, args);
+            }
+        }
         if let Ok(conf) = BandwidthConf::parse(&conf) {
             shape(&conf);
         }

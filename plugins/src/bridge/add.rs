@@ -34,6 +34,7 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
         ifname: &call.attachment.ifname,
         mtu: conf.mtu,
         mac: conf.mac.as_ref(),
+        host_mac: None,
         master: Some(bridge.id.index),
         up: false,
     };
@@ -223,7 +224,7 @@ pub(super) fn gateway_address(ip: &IpConfig) -> Option<IpNetwork> {
 }
 
 /// A default route by the gateway for each family, unless the IPAM plug-in has named a next hop for one already.
-fn add_default_routes(result: &mut AddResult) {
+pub(crate) fn add_default_routes(result: &mut AddResult) {
     for v4 in [true, false] {
         let gateway = result.ips.iter().filter(|ip| ip.address.is_ipv4() == v4).find_map(|ip| ip.gateway);
         let Some(gateway) = gateway else { continue };

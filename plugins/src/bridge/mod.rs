@@ -24,6 +24,7 @@ use crate::backend::Choice;
 use crate::error::gather;
 use crate::{cable, ipam, kernel_error, masquerade, spoof};
 
+pub(crate) use add::add_default_routes;
 pub use conf::{Conf, Vlans, parse_mtu};
 
 /// The plug-in.
