@@ -13,6 +13,7 @@ mod loopback;
 mod matrices;
 mod no_exec;
 mod parallel;
+mod peers;
 mod portmap;
 mod ptp;
 mod swap;

@@ -79,6 +79,24 @@ on_bowline! {
         every_verb(node, subject, json!([{"type": "loopback"}]));
     }
 
+    /// Pods of a cluster, whose nodes are peers of each other.
+    fn no_exec_in_vxlan_and_routed(node, subject) {
+        for kind in ["vxlan", "routed"] {
+            let peer = json!({"ips": ["203.0.113.1", "2001:db8:113::1"], "podCIDRs": ["10.2.0.0/24", "fd00:2::/64"]});
+            let subnets = ["10.1.0.0/24", "fd00:1::/64"];
+            every_verb(node, subject, json!([{"type": kind, "subnets": subnets, "peers": [peer]}]));
+            node.unbind_net("/run/netns/a".as_ref()).unwrap();
+        }
+        node.delete_bridge("bowline0");
+        for tunnel in ["bowline.1", "bowline6.1"] {
+            node.sh(&format!("ip link delete {tunnel}"));
+        }
+        for family in ["-4", "-6"] {
+            node.sh(&format!("ip {family} route flush table all proto 98"));
+            node.sh(&format!("ip {family} rule flush proto 98"));
+        }
+    }
+
     /// Programs that an installer has copied one by one know each other as well.
     fn no_exec_among_copies(node, subject) {
         let copies = tempfile::tempdir().unwrap();
