@@ -15,7 +15,7 @@
 
 mod backoff;
 mod endpoint;
-mod exchange;
+pub(super) mod exchange;
 mod memory;
 mod mirror;
 
@@ -27,9 +27,10 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use tokio::time::{Instant, timeout_at};
 
-use self::backoff::Backoff;
+pub(super) use self::backoff::Backoff;
+pub(super) use self::endpoint::Endpoints;
+use self::endpoint::Reached;
 pub use self::endpoint::{Config, Timing};
-use self::endpoint::{Endpoints, Reached};
 use self::exchange::{Cause, Lines, NodeList, Trouble};
 use self::mirror::Mirror;
 use super::Feed;

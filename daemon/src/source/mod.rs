@@ -4,6 +4,7 @@ pub mod api;
 pub mod manifests;
 pub mod node;
 mod outlet;
+pub mod publish;
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,19 +1,35 @@
-//! A source with the stand-in behind it.
+//! A source with an API server behind it: the stand-in, or kube-apiserver where KUBEBUILDER_ASSETS names its directory.
+
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+pub mod real;
 
 use std::time::Duration;
 
+use daemon::objects::Node;
 use daemon::source::api::{self, Config, Timing};
 use daemon::source::{Feed, SourceState};
 use lab::apiserver::ApiServer;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use real::KubeApiserver;
 
 /// Long enough for a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Who serves the API.
+pub enum Server {
+    /// The stand-in.
+    StandIn(ApiServer),
+    /// kube-apiserver and etcd, with the rights of conf/daemon/rbac.yaml.
+    Real(Box<KubeApiserver>),
+}
 
 /// A server, and a source that follows it.
 pub struct Cluster {
-    pub server: ApiServer,
+    pub server: Server,
     pub feed: Feed,
+    pub config: Config,
     _state_dir: tempfile::TempDir,
 }
 
@@ -31,45 +47,111 @@ pub fn hurried() -> Timing {
 }
 
 impl Cluster {
-    /// One with a new server.
+    /// One for cases that every API server must pass.
+    pub async fn any() -> Self {
+        match std::env::var_os("KUBEBUILDER_ASSETS") {
+            Some(assets) => {
+                let server = KubeApiserver::start(assets.as_ref()).await;
+                // A real server takes its time.
+                let timing = Timing { answer: Duration::from_secs(10), ..hurried() };
+                Cluster::follow(Server::Real(Box::new(server)), timing)
+            }
+            None => Cluster::stand_in(),
+        }
+    }
+
+    /// One that misbehaves on command.
     pub fn stand_in() -> Self {
         Cluster::of(ApiServer::local())
     }
 
-    /// One with this server.
+    /// One with this stand-in.
     pub fn of(server: ApiServer) -> Self {
-        let state_dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            kubeconfig: None,
-            servers: vec![server.url()],
-            state_dir: state_dir.path().to_owned(),
-            timing: hurried(),
-        };
-        let feed = api::run(config);
-        Cluster { server, feed, _state_dir: state_dir }
+        Cluster::follow(Server::StandIn(server), hurried())
     }
 
-    /// Creates or replaces a node.
-    pub fn put(&self, name: &str, pod_cidr: &str) {
+    fn follow(server: Server, timing: Timing) -> Self {
+        let state_dir = tempfile::tempdir().unwrap();
+        let (kubeconfig, servers) = match &server {
+            Server::StandIn(server) => (None, vec![server.url()]),
+            Server::Real(server) => (Some(server.kubeconfig()), vec![]),
+        };
+        let config = Config { kubeconfig, servers, state_dir: state_dir.path().to_owned(), timing };
+        let feed = api::run(config.clone());
+        Cluster { server, feed, config, _state_dir: state_dir }
+    }
+
+    /// The stand-in, to command.
+    pub fn puppet(&self) -> &ApiServer {
+        match &self.server {
+            Server::StandIn(server) => server,
+            Server::Real(_) => panic!("a real server obeys no test"),
+        }
+    }
+
+    /// Creates a node, or changes its status where there is one: other than the stand-in, a real server never changes
+    /// pod CIDRs.
+    pub async fn put(&self, name: &str, pod_cidr: &str) {
         let address = json!({"type": "InternalIP", "address": "192.0.2.1"});
-        self.server.put(json!({
+        self.put_object(json!({
             "metadata": {"name": name},
             "spec": {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]},
             "status": {"addresses": [address]},
-        }));
+        }))
+        .await;
+    }
+
+    /// Creates or changes a node of any content.
+    pub async fn put_object(&self, node: Value) {
+        match &self.server {
+            Server::StandIn(server) => server.put(node),
+            Server::Real(server) => server.put(node).await,
+        }
     }
 
     /// Deletes a node.
-    pub fn delete(&self, name: &str) {
-        assert!(self.server.delete(name));
+    pub async fn delete(&self, name: &str) {
+        match &self.server {
+            Server::StandIn(server) => assert!(server.delete(name)),
+            Server::Real(server) => server.delete(name).await,
+        }
+    }
+
+    /// The node as the server has it.
+    pub async fn object(&self, name: &str) -> Value {
+        match &self.server {
+            Server::StandIn(server) => server.node(name).expect("there is such a node"),
+            Server::Real(server) => server.get(name).await,
+        }
+    }
+
+    /// Ends the server as a power cut would.
+    pub fn stop(&mut self) {
+        match &mut self.server {
+            Server::StandIn(server) => server.stop(),
+            Server::Real(server) => server.stop(),
+        }
+    }
+
+    /// Starts it again, at its address and with what it had.
+    pub async fn resume(&mut self) {
+        match &mut self.server {
+            Server::StandIn(server) => {
+                server.resume(std::net::TcpListener::bind(server.address()).unwrap());
+            }
+            Server::Real(server) => server.resume().await,
+        }
     }
 
     /// Waits until the nodes are these, as `name=cidr`.
     pub async fn nodes_are(&mut self, expected: &[&str]) {
+        let shown = |node: &Node| {
+            let cidr = node.pod_cidrs.first().map_or("none".to_owned(), ToString::to_string);
+            format!("{}={cidr}", node.name)
+        };
         let arrived = self.feed.objects.wait_for(|objects| {
             let nodes = objects.iter().flat_map(|objects| objects.nodes.values());
-            let seen: Vec<String> = nodes.map(|n| format!("{}={}", n.name, n.pod_cidrs[0])).collect();
-            objects.is_some() && seen == expected
+            objects.is_some() && nodes.map(|node| shown(node)).eq(expected.iter().copied())
         });
         let arrived = tokio::time::timeout(DEADLINE, arrived).await.map(|found| found.is_ok());
         let have = self.feed.objects.borrow().as_ref().map(|objects| objects.nodes.clone());
@@ -79,6 +161,15 @@ impl Cluster {
             "waited for {expected:?}, have {have:?}; {:?}",
             self.feed.state.borrow()
         );
+    }
+
+    /// Waits until the node called `name` is as `is` says.
+    pub async fn node_is(&mut self, name: &str, what: &str, is: impl Fn(&Node) -> bool) {
+        let arrived = self.feed.objects.wait_for(|objects| {
+            objects.as_ref().and_then(|objects| objects.nodes.get(name)).is_some_and(|node| is(node))
+        });
+        let arrived = tokio::time::timeout(DEADLINE, arrived).await.map(|found| found.is_ok());
+        assert_eq!(arrived, Ok(true), "waited for {name} {what}; {:?}", self.feed.state.borrow());
     }
 
     /// Waits for a state.
@@ -91,7 +182,9 @@ impl Cluster {
     /// Waits until the source is connected, without a problem, and its watch is served.
     pub async fn is_well(&mut self) {
         self.state_is("no problem", |state| state.is_connected && state.problems.is_empty()).await;
-        self.wait("a watch", |cluster| cluster.server.watches() > 0).await;
+        if let Server::StandIn(_) = self.server {
+            self.wait("a watch", |cluster| cluster.puppet().watches() > 0).await;
+        }
     }
 
     /// Waits until a watch has lasted long enough to count as a good one.

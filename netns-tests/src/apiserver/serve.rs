@@ -100,6 +100,7 @@ fn status(code: u16, message: &str) -> Value {
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "NotFound",
+        409 => "Conflict",
         410 => "Expired",
         422 => "Invalid",
         429 => "TooManyRequests",
@@ -126,7 +127,12 @@ fn respond(state: &mut State, request: &Request) -> (u16, Value) {
                 Some("application/merge-patch+json") => false,
                 _ => return (415, status(415, "this patch is of no type that the server knows")),
             };
-            let Ok(patch) = serde_json::from_str(&asked.body) else { return (400, status(400, "no JSON")) };
+            let Ok(patch) = serde_json::from_str::<Value>(&asked.body) else {
+                return (400, status(400, "no JSON"));
+            };
+            if state.store.is_another(&asked.name, &patch) {
+                return (409, status(409, "the UID in the precondition is not the object's"));
+            }
             match state.store.patch(&asked.name, &patch, is_strategic, subresource == "status") {
                 Some(node) => (200, node),
                 None => (404, status(404, "no such Node")),

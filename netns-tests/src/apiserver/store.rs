@@ -75,6 +75,12 @@ impl Store {
         self.nodes.get(name).cloned()
     }
 
+    /// Whether a patch is meant for another object of this name.
+    pub fn is_another(&self, name: &str, patch: &Value) -> bool {
+        let uid = &patch["metadata"]["uid"];
+        !uid.is_null() && self.nodes.get(name).is_some_and(|node| node["metadata"]["uid"] != *uid)
+    }
+
     /// Forgets all history.
     pub fn compact(&mut self) {
         self.version += 1;

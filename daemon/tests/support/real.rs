@@ -1,0 +1,203 @@
+//! kube-apiserver and etcd from `KUBEBUILDER_ASSETS`. The source logs in as the ServiceAccount of conf/daemon/rbac.yaml,
+//! with no other rights, so that the manifest is tried by the authority on it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::DEADLINE;
+
+/// The token of a user who may do everything.
+const ADMIN: &str = "admin-token";
+
+/// A control plane of two processes.
+pub struct KubeApiserver {
+    assets: PathBuf,
+    dir: tempfile::TempDir,
+    etcd: Child,
+    etcd_port: u16,
+    port: u16,
+    server: Option<Child>,
+    admin: Client,
+}
+
+impl KubeApiserver {
+    /// Starts both, and grants what bowlined needs.
+    pub async fn start(assets: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("sa.key");
+        let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().unwrap();
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(dir.path().join("tokens.csv"), format!("{ADMIN},admin,1,system:masters\n")).unwrap();
+        let (etcd_port, peer_port, port) = (free_port(), free_port(), free_port());
+        let etcd = Command::new(assets.join("etcd"))
+            .arg("--data-dir")
+            .arg(dir.path().join("etcd"))
+            .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
+            .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
+            .stdout(Stdio::null())
+            .stderr(log(dir.path(), "etcd.log"))
+            .spawn()
+            .expect("etcd of KUBEBUILDER_ASSETS starts");
+        let mut config = kube::Config::new(format!("https://127.0.0.1:{port}").parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(ADMIN.to_owned().into());
+        config.default_retry = false;
+        let admin = Client::try_from(config).unwrap();
+        let assets = assets.to_owned();
+        let mut server = KubeApiserver { assets, dir, etcd, etcd_port, port, server: None, admin };
+        server.resume().await;
+        server.grant().await;
+        server
+    }
+
+    /// A kubeconfig of bowlined's ServiceAccount.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
+    /// Kills kube-apiserver; etcd keeps what it has.
+    pub fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Starts kube-apiserver and waits until it is ready.
+    pub async fn resume(&mut self) {
+        let dir = self.dir.path();
+        let key = dir.join("sa.key");
+        let server = Command::new(self.assets.join("kube-apiserver"))
+            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+            .arg(format!("--secure-port={}", self.port))
+            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+            .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/24"])
+            .args(["--service-account-issuer=https://kubernetes.default.svc"])
+            .arg("--cert-dir")
+            .arg(dir.join("certificates"))
+            .arg("--token-auth-file")
+            .arg(dir.join("tokens.csv"))
+            .arg("--service-account-key-file")
+            .arg(&key)
+            .arg("--service-account-signing-key-file")
+            .arg(&key)
+            .stdout(Stdio::null())
+            .stderr(log(dir, "kube-apiserver.log"))
+            .spawn()
+            .expect("kube-apiserver of KUBEBUILDER_ASSETS starts");
+        self.server = Some(server);
+        self.until("kube-apiserver is ready", "GET", "/readyz", &Value::Null, &[200]).await;
+    }
+
+    /// Applies conf/daemon/rbac.yaml and writes a kubeconfig of its ServiceAccount.
+    async fn grant(&self) {
+        let text = include_str!("../../../conf/daemon/rbac.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        for object in &objects {
+            let rbac = "/apis/rbac.authorization.k8s.io/v1";
+            let path = match object["kind"].as_str().unwrap() {
+                "ServiceAccount" => "/api/v1/namespaces/kube-system/serviceaccounts".to_owned(),
+                "ClusterRole" => format!("{rbac}/clusterroles"),
+                "ClusterRoleBinding" => format!("{rbac}/clusterrolebindings"),
+                other => panic!("conf/daemon/rbac.yaml: {other} is new to this test"),
+            };
+            // The namespace appears a moment after the server is ready.
+            self.until("the manifest is taken", "POST", &path, object, &[201, 409]).await;
+        }
+        let path = "/api/v1/namespaces/kube-system/serviceaccounts/bowline/token";
+        let asked = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}});
+        let granted = self.until("a token is granted", "POST", path, &asked, &[201]).await;
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port),
+                "certificate-authority": self.dir.path().join("certificates/apiserver.crt"),
+            }}],
+            "users": [{"name": "bowline", "user": {"token": granted["status"]["token"]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "bowline"}}],
+        });
+        std::fs::write(self.kubeconfig(), kubeconfig.to_string()).unwrap();
+    }
+
+    /// Creates a node, or changes its status.
+    pub async fn put(&self, mut node: Value) {
+        let name = node["metadata"]["name"].as_str().unwrap().to_owned();
+        node["apiVersion"] = json!("v1");
+        node["kind"] = json!("Node");
+        let (code, answer) = self.send("POST", "/api/v1/nodes", &node).await;
+        assert!([201, 409].contains(&code), "{code}: {answer}");
+        let status = json!({"status": node["status"]});
+        let path = format!("/api/v1/nodes/{name}/status");
+        let (code, answer) = self.send("PATCH", &path, &status).await;
+        assert_eq!(code, 200, "{answer}");
+    }
+
+    /// The node of this name.
+    pub async fn get(&self, name: &str) -> Value {
+        let (code, node) = self.send("GET", &format!("/api/v1/nodes/{name}"), &Value::Null).await;
+        assert_eq!(code, 200, "{node}");
+        node
+    }
+
+    /// Deletes a node.
+    pub async fn delete(&self, name: &str) {
+        let (code, answer) = self.send("DELETE", &format!("/api/v1/nodes/{name}"), &Value::Null).await;
+        assert_eq!(code, 200, "{answer}");
+    }
+
+    /// Sends until one of `codes` is the answer.
+    async fn until(&self, what: &str, method: &str, path: &str, body: &Value, codes: &[u16]) -> Value {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        loop {
+            let (code, answer) = self.send(method, path, body).await;
+            if codes.contains(&code) {
+                return answer;
+            }
+            let log = std::fs::read_to_string(self.dir.path().join("kube-apiserver.log")).unwrap_or_default();
+            assert!(tokio::time::Instant::now() < deadline, "waited until {what}: {code} {answer}\n{log}");
+            // The pause between two looks.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Code 0 is no answer.
+    async fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let content_type =
+            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let request = hyper::Request::builder().method(method).uri(path).header("content-type", content_type);
+        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        match self.admin.send(request.body(Body::from(bytes)).unwrap()).await {
+            Ok(answer) => {
+                let code = answer.status().as_u16();
+                let bytes = http_body_util::BodyExt::collect(answer.into_body()).await;
+                let bytes = bytes.map(|body| body.to_bytes()).unwrap_or_default();
+                (code, serde_json::from_slice(&bytes).unwrap_or_default())
+            }
+            Err(error) => (0, json!(error.to_string())),
+        }
+    }
+}
+
+impl Drop for KubeApiserver {
+    fn drop(&mut self) {
+        self.stop();
+        // It may have ended by itself.
+        let _ = self.etcd.kill();
+        let _ = self.etcd.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn log(dir: &Path, name: &str) -> std::fs::File {
+    std::fs::File::options().create(true).append(true).open(dir.join(name)).unwrap()
+}
