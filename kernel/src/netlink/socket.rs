@@ -26,8 +26,9 @@ const RETIRED_MAX: usize = 32;
 const SIOCGSKNS: libc::Ioctl = 0x894c;
 /// A dump that changed underneath is taken again this often; then the partial data is used, as the reference does.
 const DUMP_TRIES: usize = 5;
-/// Requests per `sendmsg`: their acknowledgements (at most some 300 bytes each) fit the default receive buffer.
-const PIPELINE: usize = 64;
+/// Room in the receive buffer that an acknowledgement takes at most: its few hundred bytes and the kernel's own account
+/// of them. Those to all requests of one `sendmsg` must fit.
+const ACKNOWLEDGEMENT: usize = 3 * 1024;
 
 /// Which netlink family a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,9 @@ pub struct Socket {
     retired: Vec<Arc<OwnedFd>>,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Requests per `sendmsg`.
+    pipeline: usize,
+    writes: usize,
 }
 
 impl Socket {
@@ -147,7 +151,10 @@ impl Socket {
             let _ = set_option(fd.as_raw_fd(), libc::SOL_NETLINK, option, 1);
         }
         let _ = set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 20);
+        let room = option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
         Ok(Socket {
+            pipeline: (usize::try_from(room).unwrap_or(0) / ACKNOWLEDGEMENT).clamp(16, 512),
+            writes: 0,
             fd: Arc::new(fd),
             protocol,
             retired: Vec::new(),
@@ -189,7 +196,7 @@ impl Socket {
     /// The outer error means that the socket failed and the kernel's state is unknown.
     pub fn apply_each(&mut self, ops: &[Op]) -> Result<Vec<Result<()>>> {
         let mut results = Vec::with_capacity(ops.len());
-        for part in ops.chunks(PIPELINE) {
+        for part in ops.chunks(self.pipeline) {
             let first = self.sequence;
             let mut bytes = Vec::with_capacity(part.len() * 128);
             for op in part {
@@ -364,6 +371,11 @@ impl Socket {
         Ok(events)
     }
 
+    /// How often this socket has written to the kernel: each time one request, or as many as were ready.
+    pub fn writes(&self) -> usize {
+        self.writes
+    }
+
     fn next_sequence(&mut self) -> u32 {
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
@@ -381,7 +393,8 @@ impl Socket {
         }
     }
 
-    fn send(&self, bytes: &[u8], doing: &str) -> Result<()> {
+    fn send(&mut self, bytes: &[u8], doing: &str) -> Result<()> {
+        self.writes += 1;
         // SAFETY: the pointer and length describe `bytes`, which outlives the call.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         if sent < 0 {
@@ -492,6 +505,14 @@ fn batch_edge(kind: u16, subsystem: u16, generation: Option<u32>) -> Message {
         message.u32_be(NFNL_BATCH_GENID, generation);
     }
     message
+}
+
+fn option(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
+    let mut value = 0_i32;
+    let mut size = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
+    // SAFETY: the pointers describe `value` and its size, which outlive the call.
+    let status = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut size) };
+    if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {

@@ -45,6 +45,8 @@ pub struct Report {
     pub removed: usize,
     /// Netlink requests that change something: 0 when all was as planned.
     pub requests: usize,
+    /// How often the kernel was written to, with one request or as many as were ready; looking counts too.
+    pub writes: usize,
     /// What the kernel refused, with the peer it concerns; everything else was done.
     pub failures: Vec<Problem>,
     /// The public key of this node's WireGuard devices, once they have one.
@@ -143,6 +145,7 @@ impl Dataplane {
 
     fn run(&mut self, plan: &Plan, sweep: Sweep) -> kernel::Result<Report> {
         let started = Instant::now();
+        let written = self.route.writes() + self.generic.writes();
         let mut report = Report::default();
         let links = self.bring_links(plan, sweep, &mut report)?;
         let observed = observe::observe(&mut self.route, &links)?;
@@ -150,6 +153,7 @@ impl Dataplane {
         apply::apply(&mut self.route, changes.first, plan, &mut report)?;
         self.sync_wireguard(plan, &links, sweep, &mut report)?;
         apply::apply(&mut self.route, changes.last, plan, &mut report)?;
+        report.writes = self.route.writes() + self.generic.writes() - written;
         report.took = started.elapsed();
         Ok(report)
     }
