@@ -1,0 +1,25 @@
+//! The same stories for links that not every kernel has: here, or all of them in one emulated machine.
+
+use lab::cluster::Families;
+use lab::vm::run_with_tunnels;
+use overlay::Mode;
+
+use super::story;
+
+#[test]
+fn ipip_carries_packets() {
+    run_with_tunnels("tunnels::", "tunnels::ipip_carries_packets", || {
+        [Families::V4, Families::V6, Families::Dual]
+            .into_iter()
+            .for_each(|families| story(Mode::Ipip, families));
+    });
+}
+
+#[test]
+fn wireguard_carries_packets() {
+    run_with_tunnels("tunnels::", "tunnels::wireguard_carries_packets", || {
+        [Families::V4, Families::V6, Families::Dual]
+            .into_iter()
+            .for_each(|families| story(Mode::Wireguard, families));
+    });
+}
