@@ -27,9 +27,14 @@ pub struct Daemon {
 /// # Panics
 /// When there is none.
 pub fn program(name: &str) -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/bowlined");
-    let program = std::env::var_os("LAB_BOWLINED").map_or(built, PathBuf::from).with_file_name(name);
+    let program = place_of(name);
     std::fs::canonicalize(&program).unwrap_or_else(|e| panic!("no {}: {e} (make build)", program.display()))
+}
+
+/// [`program`], whether it was built or not.
+pub(crate) fn place_of(name: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/bowlined");
+    std::env::var_os("LAB_BOWLINED").map_or(built, PathBuf::from).with_file_name(name)
 }
 
 impl Daemon {

@@ -90,7 +90,9 @@ fn write_initramfs(to: &Path, kernel: &Path, version: &str, script: &str) -> io:
     archive.file("script", script.as_bytes())?;
     let mut programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| found(name)).collect();
     programs.push(std::env::current_exe()?);
-    programs.extend(["bowlined", "bowline", "bowline-cni"].map(daemon::program));
+    // Scenarios without a daemon need none to be built.
+    let ours = ["bowlined", "bowline", "bowline-cni"].map(daemon::place_of);
+    programs.extend(ours.iter().filter_map(|program| program.canonicalize().ok()));
     for program in &programs {
         archive.copy(program)?;
         libraries(program)?.iter().try_for_each(|library| archive.copy(library))?;

@@ -9,17 +9,13 @@ use super::story;
 #[test]
 fn ipip_carries_packets() {
     run_with_tunnels("tunnels::", "tunnels::ipip_carries_packets", || {
-        [Families::V4, Families::V6, Families::Dual]
-            .into_iter()
-            .for_each(|families| story(Mode::Ipip, families));
+        story(Mode::Ipip, Families::Dual);
     });
 }
 
 #[test]
 fn wireguard_carries_packets() {
     run_with_tunnels("tunnels::", "tunnels::wireguard_carries_packets", || {
-        [Families::V4, Families::V6, Families::Dual]
-            .into_iter()
-            .for_each(|families| story(Mode::Wireguard, families));
+        story(Mode::Wireguard, Families::Dual);
     });
 }
