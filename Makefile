@@ -44,6 +44,7 @@ bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS))
+	cargo bench --locked -p bowline-overlay --bench nodes
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin

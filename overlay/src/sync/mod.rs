@@ -11,7 +11,6 @@
 mod apply;
 mod checksum;
 mod diff;
-mod drift;
 mod links;
 mod observe;
 mod wireguard;
@@ -24,8 +23,6 @@ use kernel::netlink::{Protocol, Socket};
 
 use crate::plan::{Plan, Problem};
 use crate::wireguard::PrivateKey;
-
-pub use drift::{GROUPS, is_drift};
 
 /// The kernel's side. It works in the network namespace of the thread that opened it, and is to be used there.
 #[derive(Debug)]
