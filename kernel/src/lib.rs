@@ -12,6 +12,7 @@
 pub mod addr;
 pub mod bridge;
 pub mod conntrack;
+pub mod dual;
 pub mod error;
 pub mod ethtool;
 pub mod fdb;

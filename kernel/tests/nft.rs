@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use kernel::netlink::{Protocol, Socket};
 use kernel::nft::{
-    self, Base, Batch, Chain, ChainKind, Data, Element, Family, Field, Hook, Policy, Ports, Reject, Rule,
-    Set, Table, Type, Value, Verdict,
+    self, Base, Batch, Chain, ChainKind, Change, Cmp, Data, Element, Family, Field, Hook, Policy, Ports, Reg,
+    Reject, Rule, Set, Table, Type, Value, Verdict,
 };
 use netns::{in_new_netns, listing, matches_golden};
 
@@ -364,5 +364,78 @@ fn converging_writers_lose_no_update() {
         });
         let counted = nft::get_element(&mut socket(), &INET, "pods", &pod(1, "")).unwrap().unwrap();
         assert_eq!(counted.comment, (WRITERS * EACH).to_string());
+    });
+}
+
+/// The number that a map gives a packet is kept in its priority; from (number, random) the packet learns where it
+/// goes, and how a client's choice is remembered.
+fn balance(batch: &mut Batch, table: &Table<'_>, family: Family, address: Type) {
+    let (key, client, number) = (Reg(0), Reg(1), Reg(6));
+    let number_and = |rule: Rule, fields: &[Field]| {
+        rule.load_at(key, &[Field::Priority]).bits_at(key, !0xfff, 0).load_at(client, fields)
+    };
+    let rule = || Rule::in_family(family);
+    batch.add_table(table);
+    batch.add_set(table, &Set::map("frontends", &[address, Type::Proto, Type::Port], &[Type::ClassId]));
+    batch.add_set(table, &Set::verdict_map("chains", &[Type::ClassId]));
+    batch.add_set(table, &Set::map("endpoints", &[Type::ClassId, Type::Mark], &[address, Type::Port]));
+    batch.add_set(table, &Set::map("slots", &[Type::ClassId, Type::Mark], &[Type::ClassId]));
+    batch.add_set(table, &Set::map("numbers", &[Type::ClassId], &[address, Type::Port]));
+    batch.add_set(table, &Set::map("clients", &[Type::ClassId, address], &[Type::ClassId]).dynamic(1000));
+    let element = Element::new(&[Value::ClassId(0x41000), Value::Mark(0)]);
+    batch.add_elements(table, "slots", &[element.to(&[Value::ClassId(0x41800)]).comment("first")]);
+    let hook = Base::new(ChainKind::Nat, Hook::Prerouting, -100);
+    batch.add_chain(table, &Chain::base("prerouting", hook));
+    for chain in ["balance", "two", "two-for-an-hour"] {
+        batch.add_chain(table, &Chain::regular(chain));
+    }
+    let frontend = [Field::Daddr(family), Field::L4proto, Field::Dport];
+    batch.add_rule(table, "prerouting", &rule().set_priority_by(&frontend, "frontends").goto("balance"));
+    let local = rule().from_this_host().is_not(
+        Field::Daddr(family),
+        Value::Ip(match family {
+            Family::Ip => ip("127.0.0.1"),
+            _ => ip("::1"),
+        }),
+    );
+    batch.add_rule(table, "prerouting", &local.set_mark_bits(0x4000));
+    batch.add_rule(table, "prerouting", &rule().iifname_starts(Cmp::NotEqual, "cali").returns());
+    let way = rule().load_at(key, &[Field::Priority]).bits_at(key, 0xfff, 0).verdict_map_at("chains", key);
+    batch.add_rule(table, "balance", &way);
+    let random = number_and(rule(), &[]).random_at(client, 2).map_at("endpoints", key, key);
+    batch.add_rule(table, "two", &random.set_priority(0).dnat_at(family, key));
+
+    let sticky = "two-for-an-hour";
+    let hour = std::time::Duration::from_secs(3600);
+    let saddr = [Field::Saddr(family)];
+    let known = number_and(rule(), &saddr).map_at("clients", key, key).priority_from(key);
+    batch.add_rule(table, sticky, &known);
+    let alive = rule().load_at(number, &[Field::Priority]).map_at("numbers", number, number.after(4));
+    let again = number_and(alive, &saddr).load_at(number, &[Field::Priority]);
+    let again = again.remember(Change::Update, "clients", (key, number), hour);
+    batch.add_rule(table, sticky, &again.set_priority(0).dnat_at(family, number.after(4)));
+    let gone = number_and(rule(), &saddr).load_at(number, &[Field::Priority]);
+    batch.add_rule(table, sticky, &gone.forget("clients", (key, number)));
+    let pick = number_and(rule(), &[]).random_at(client, 2).map_at("slots", key, key).priority_from(key);
+    batch.add_rule(table, sticky, &pick);
+    let new = number_and(rule(), &saddr).load_at(number, &[Field::Priority]);
+    batch.add_rule(table, sticky, &new.remember(Change::Add, "clients", (key, number), hour));
+    let go = rule().load_at(key, &[Field::Priority]).map_at("numbers", key, key).set_priority(0);
+    batch.add_rule(table, sticky, &go.dnat_at(family, key));
+
+    let leaving = Base::new(ChainKind::Nat, Hook::Postrouting, 100);
+    batch.add_chain(table, &Chain::base("postrouting", leaving));
+    let marked = rule().has_mark_bits(0x4000).clear_mark_bits(0x4000);
+    batch.add_rule(table, "postrouting", &marked.masquerade_fully_random());
+}
+
+#[test]
+fn numbers_kept_in_the_priority_read_as_if_nft_had_made_them() {
+    in_new_netns(|| {
+        let mut batch = Batch::new();
+        balance(&mut batch, &Table::new(Family::Ip, "balance"), Family::Ip, Type::Ipv4);
+        balance(&mut batch, &Table::new(Family::Ip6, "balance"), Family::Ip6, Type::Ipv6);
+        batch.commit(&mut socket()).unwrap();
+        matches_golden("balance", &listing());
     });
 }

@@ -12,7 +12,6 @@
 //! Planning is pure. Each address family is planned for itself: a node's IPv4 pods are reached by its IPv4 address, its
 //! IPv6 pods by its IPv6 address, and neither knows of the other.
 
-pub mod dual;
 pub mod facts;
 pub mod mac;
 pub mod plan;
@@ -21,8 +20,8 @@ pub mod topology;
 pub mod uplink;
 pub mod wireguard;
 
-pub use dual::{DualStack, Family};
 pub use facts::NodeFacts;
+pub use kernel::dual::{self, DualStack, Family};
 pub use plan::Plan;
 pub use sync::Dataplane;
 pub use topology::{Local, Mode, Peer, Settings, Uplink};

@@ -271,6 +271,7 @@ fn set_message(table: &Table<'_>, set: &Set<'_>, flags: i32, id: u32) -> Message
     let mut set_flags = if set.interval { wire::SET_INTERVAL } else { 0 };
     set_flags |= if concat_intervals { wire::SET_CONCAT } else { 0 };
     set_flags |= if set.data.is_some() { wire::SET_MAP } else { 0 };
+    set_flags |= if set.dynamic.is_some() { wire::SET_DYNAMIC | wire::SET_HAS_TIMEOUTS } else { 0 };
     let mut tlvs = tlv(wire::UDATA_SET_KEYBYTEORDER, &key_order.to_ne_bytes());
 
     let mut message = request(wire::MSG_NEWSET, flags, table.family);
@@ -287,6 +288,11 @@ fn set_message(table: &Table<'_>, set: &Set<'_>, flags: i32, id: u32) -> Message
         tlvs.extend(tlv(wire::UDATA_SET_DATA_INTERVAL, &[0; 4]));
     }
     message.u32_be(wire::SET_ID, id);
+    if let Some(size) = set.dynamic {
+        message.nested(wire::SET_DESC, |m| {
+            m.u32_be(wire::SET_DESC_SIZE, size);
+        });
+    }
     if concat_intervals {
         message.nested(wire::SET_DESC, |m| {
             m.nested(wire::SET_DESC_CONCAT, |m| {

@@ -1,5 +1,7 @@
 //! Expressions: the instructions a rule is made of.
 
+use std::time::Duration;
+
 use super::object::{Data, Family};
 use super::value::Verdict;
 use super::wire;
@@ -26,6 +28,7 @@ impl Reg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "nft's own words")]
 pub enum Meta {
+    Priority = 2,
     Mark = 3,
     Iifname = 6,
     Oifname = 7,
@@ -68,6 +71,17 @@ pub enum Cmp {
 pub enum Nat {
     Snat = 0,
     Dnat = 1,
+}
+
+/// How the packet path changes a dynamic set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// Adds the element if it is absent; one that is there keeps its value and its time.
+    Add = 0,
+    /// Adds the element if it is absent; one that is there keeps its value and its time begins anew.
+    Update = 1,
+    /// Deletes the element if it is there.
+    Delete = 2,
 }
 
 /// How a packet is refused.
@@ -120,6 +134,31 @@ pub enum Expr {
     FibDaddrType {
         /// Where to.
         to: Reg,
+    },
+    /// Loads the route type (RTN_*) of the packet's source.
+    FibSaddrType {
+        /// Where to.
+        to: Reg,
+    },
+    /// `numgen random mod modulus`: 0 to `modulus - 1`, each as likely, as a 32 bit number in host order.
+    Random {
+        /// How many numbers; not 0.
+        modulus: u32,
+        /// Where to.
+        to: Reg,
+    },
+    /// Changes a dynamic set or map from the packet path.
+    Dynamic {
+        /// How.
+        change: Change,
+        /// The set or map.
+        set: String,
+        /// Where the key begins.
+        key: Reg,
+        /// Where a map's data begins.
+        value: Option<Reg>,
+        /// How long the element stays.
+        timeout: Option<Duration>,
     },
     /// Goes on only if the comparison holds.
     Compare {
@@ -179,6 +218,8 @@ pub enum Expr {
     },
     /// Translates the source to the outgoing interface's address.
     Masquerade,
+    /// The same, with source ports that can't be foreseen and are chosen without contention.
+    MasqueradeFullyRandom,
     /// Counts packets and bytes.
     Counter,
     /// Refuses the packet.
@@ -197,6 +238,10 @@ pub enum Expr {
 const NFPROTO_IPV4: u32 = 2;
 const NFPROTO_IPV6: u32 = 10;
 const DREG_VERDICT: u32 = 0;
+/// NFT_FIB_RESULT_ADDRTYPE.
+const FIB_ADDRTYPE: u32 = 3;
+const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
 
 impl Expr {
     /// Appends the expression as a list element.
@@ -208,6 +253,8 @@ impl Expr {
                 | Expr::Payload { .. }
                 | Expr::Ct { .. }
                 | Expr::FibDaddrType { .. }
+                | Expr::FibSaddrType { .. }
+                | Expr::Random { .. }
                 | Expr::Load { .. } => {
                     self.write_load(m);
                 }
@@ -227,13 +274,15 @@ impl Expr {
             Expr::Meta { .. } | Expr::SetMeta { .. } => "meta",
             Expr::Payload { .. } => "payload",
             Expr::Ct { .. } => "ct",
-            Expr::FibDaddrType { .. } => "fib",
+            Expr::FibDaddrType { .. } | Expr::FibSaddrType { .. } => "fib",
+            Expr::Random { .. } => "numgen",
+            Expr::Dynamic { .. } => "dynset",
             Expr::Compare { .. } => "cmp",
             Expr::Bitwise { .. } => "bitwise",
             Expr::Lookup { .. } | Expr::VerdictMap { .. } => "lookup",
             Expr::Load { .. } | Expr::Verdict(_) => "immediate",
             Expr::Nat { .. } => "nat",
-            Expr::Masquerade => "masq",
+            Expr::Masquerade | Expr::MasqueradeFullyRandom => "masq",
             Expr::Counter => "counter",
             Expr::Reject(_) => "reject",
             Expr::Xt { .. } => "match",
@@ -257,9 +306,14 @@ impl Expr {
                 }
             }
             Expr::FibDaddrType { to } => {
-                const RESULT_ADDRTYPE: u32 = 3;
-                const FLAG_DADDR: u32 = 2;
-                m.u32_be(1, to.number()).u32_be(2, RESULT_ADDRTYPE).u32_be(3, FLAG_DADDR);
+                m.u32_be(1, to.number()).u32_be(2, FIB_ADDRTYPE).u32_be(3, FIB_DADDR);
+            }
+            Expr::FibSaddrType { to } => {
+                m.u32_be(1, to.number()).u32_be(2, FIB_ADDRTYPE).u32_be(3, FIB_SADDR);
+            }
+            Expr::Random { modulus, to } => {
+                const RANDOM: u32 = 1;
+                m.u32_be(1, to.number()).u32_be(2, *modulus).u32_be(3, RANDOM).u32_be(4, 0);
             }
             Expr::Load { bytes, to } => {
                 m.u32_be(1, to.number()).nested(2, |m| value(m, bytes));
@@ -310,6 +364,19 @@ impl Expr {
                 if let Some(port) = port {
                     m.u32_be(5, port.number());
                 }
+            }
+            Expr::Dynamic { change, set, key, value, timeout } => {
+                m.text(1, set).u32_be(3, *change as u32).u32_be(4, key.number());
+                if let Some(value) = value {
+                    m.u32_be(5, value.number());
+                }
+                if let Some(timeout) = timeout {
+                    m.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+                }
+            }
+            Expr::MasqueradeFullyRandom => {
+                const RANDOM_FULLY: u32 = 1 << 4;
+                m.u32_be(1, RANDOM_FULLY);
             }
             Expr::Counter => {
                 m.u64_be(1, 0).u64_be(2, 0);

@@ -30,13 +30,14 @@ pub mod dialect;
 mod expr;
 mod object;
 mod observe;
+mod registers;
 mod rule;
 mod value;
 mod wire;
 
 pub use batch::Batch;
 pub use converge::converge;
-pub use expr::{Cmp, Ct, Expr, Header, Meta, Nat, Reg, Reject};
+pub use expr::{Change, Cmp, Ct, Expr, Header, Meta, Nat, Reg, Reject};
 pub use object::{Base, Chain, ChainKind, Data, Element, End, Family, Hook, MapData, Policy, Set, Table};
 pub use observe::{
     RuleInfo, chain_exists, generation, get_element, is_empty, is_outdated, is_supported, list_chains,

@@ -173,6 +173,8 @@ pub struct Set<'a> {
     pub data: Option<MapData<'a>>,
     /// Whether elements may be intervals and prefixes.
     pub interval: bool,
+    /// Set when rules add elements, which leave again after the time that the rule gives them: at most so many.
+    pub dynamic: Option<u32>,
     /// Empty for none.
     pub comment: &'a str,
 }
@@ -180,23 +182,30 @@ pub struct Set<'a> {
 impl<'a> Set<'a> {
     /// A set.
     pub const fn new(name: &'a str, key: &'a [Type]) -> Self {
-        Set { name, key, data: None, interval: false, comment: "" }
+        Set { name, key, data: None, interval: false, dynamic: None, comment: "" }
     }
 
     /// A map to values.
     pub const fn map(name: &'a str, key: &'a [Type], data: &'a [Type]) -> Self {
-        Set { name, key, data: Some(MapData::Types(data)), interval: false, comment: "" }
+        Set { data: Some(MapData::Types(data)), ..Set::new(name, key) }
     }
 
     /// A verdict map.
     pub const fn verdict_map(name: &'a str, key: &'a [Type]) -> Self {
-        Set { name, key, data: Some(MapData::Verdict), interval: false, comment: "" }
+        Set { data: Some(MapData::Verdict), ..Set::new(name, key) }
     }
 
     /// The same, for intervals and prefixes.
     #[must_use]
     pub const fn intervals(mut self) -> Self {
         self.interval = true;
+        self
+    }
+
+    /// The same, for at most `size` elements that rules add and that leave when their time is over.
+    #[must_use]
+    pub const fn dynamic(mut self, size: u32) -> Self {
+        self.dynamic = Some(size);
         self
     }
 

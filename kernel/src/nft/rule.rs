@@ -8,7 +8,7 @@ use super::expr::{Cmp, Ct, Expr, Header, Meta, Nat, Reg, Reject};
 use super::object::Family;
 use super::value::{Type, Value, Verdict, key};
 
-const RTN_LOCAL: u32 = 2;
+pub(super) const RTN_LOCAL: u32 = 2;
 
 /// Something a packet has, that a rule can match or use as (part of) a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +19,8 @@ pub enum Field {
     Oifname,
     /// `meta mark`
     Mark,
+    /// `meta priority`
+    Priority,
     /// `meta l4proto`
     L4proto,
     /// `ip saddr` or `ip6 saddr`
@@ -41,6 +43,7 @@ impl Field {
         match self {
             Field::Iifname | Field::Oifname => Type::IfName,
             Field::Mark => Type::Mark,
+            Field::Priority => Type::ClassId,
             Field::L4proto => Type::Proto,
             Field::Saddr(Family::Ip6) | Field::Daddr(Family::Ip6) => Type::Ipv6,
             Field::Saddr(_) | Field::Daddr(_) => Type::Ipv4,
@@ -50,19 +53,20 @@ impl Field {
     }
 
     /// Whether it lies in an IP header of one family: `inet` and `bridge` rules must ask for the family first.
-    fn family(self) -> Option<Family> {
+    pub(super) fn family(self) -> Option<Family> {
         match self {
             Field::Saddr(family) | Field::Daddr(family) => Some(family),
             _ => None,
         }
     }
 
-    fn load(self, to: Reg) -> Expr {
+    pub(super) fn load(self, to: Reg) -> Expr {
         let payload = |header, offset, length| Expr::Payload { header, offset, length, to };
         match self {
             Field::Iifname => Expr::Meta { key: Meta::Iifname, to },
             Field::Oifname => Expr::Meta { key: Meta::Oifname, to },
             Field::Mark => Expr::Meta { key: Meta::Mark, to },
+            Field::Priority => Expr::Meta { key: Meta::Priority, to },
             Field::L4proto => Expr::Meta { key: Meta::L4proto, to },
             Field::Saddr(Family::Ip6) => payload(Header::Network, 8, 16),
             Field::Daddr(Family::Ip6) => payload(Header::Network, 24, 16),
@@ -83,7 +87,7 @@ pub struct Rule {
     pub exprs: Vec<Expr>,
     /// Empty for none. At most 128 bytes reach the kernel.
     pub comment: String,
-    asked_family: Option<Family>,
+    pub(super) asked_family: Option<Family>,
 }
 
 impl Rule {
@@ -304,16 +308,8 @@ impl Rule {
         })
     }
 
-    fn load(mut self, fields: &[Field]) -> Self {
-        if let Some(family) = fields.iter().find_map(|f| f.family()) {
-            self = self.ask_family(family);
-        }
-        let mut to = Reg(0);
-        for field in fields {
-            self = self.expr(field.load(to));
-            to = to.after(field.kind().width());
-        }
-        self
+    fn load(self, fields: &[Field]) -> Self {
+        self.load_at(Reg(0), fields)
     }
 
     fn lookup(self, fields: &[Field], set: &str, to: Option<Reg>, invert: bool) -> Self {

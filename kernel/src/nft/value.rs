@@ -19,6 +19,8 @@ pub enum Type {
     Port,
     /// `mark`
     Mark,
+    /// `classid`: what a packet's priority is.
+    ClassId,
     /// `ifname`
     IfName,
 }
@@ -33,6 +35,7 @@ impl Type {
             Type::Proto => 12,
             Type::Port => 13,
             Type::Mark => 19,
+            Type::ClassId => 23,
             Type::IfName => 41,
         }
     }
@@ -40,7 +43,7 @@ impl Type {
     /// Bytes of a value.
     pub fn width(self) -> usize {
         match self {
-            Type::Ipv4 | Type::Mark => 4,
+            Type::Ipv4 | Type::Mark | Type::ClassId => 4,
             Type::Ipv6 | Type::IfName => 16,
             Type::Mac => 6,
             Type::Proto => 1,
@@ -56,7 +59,7 @@ impl Type {
     /// nft's byte order number: 1 host, 2 network.
     fn byte_order(self) -> u32 {
         match self {
-            Type::Mark | Type::IfName => 1,
+            Type::Mark | Type::ClassId | Type::IfName => 1,
             Type::Proto | Type::Mac => 0,
             Type::Ipv4 | Type::Ipv6 | Type::Port => 2,
         }
@@ -93,6 +96,8 @@ pub enum Value<'a> {
     Port(u16),
     /// A packet mark.
     Mark(u32),
+    /// A packet priority; `nft` prints its halves in hexadecimal, `1:2a`.
+    ClassId(u32),
     /// An interface name of at most 15 bytes; longer ones are cut.
     IfName(&'a str),
 }
@@ -106,6 +111,7 @@ impl Value<'_> {
             Value::Proto(_) => Type::Proto,
             Value::Port(_) => Type::Port,
             Value::Mark(_) => Type::Mark,
+            Value::ClassId(_) => Type::ClassId,
             Value::IfName(_) => Type::IfName,
         }
     }
@@ -118,7 +124,7 @@ impl Value<'_> {
             Value::Mac(mac) => mac.to_vec(),
             Value::Proto(proto) => vec![*proto],
             Value::Port(port) => port.to_be_bytes().to_vec(),
-            Value::Mark(mark) => mark.to_ne_bytes().to_vec(),
+            Value::Mark(number) | Value::ClassId(number) => number.to_ne_bytes().to_vec(),
             Value::IfName(name) => {
                 let mut bytes = name.as_bytes()[..name.len().min(15)].to_vec();
                 bytes.resize(16, 0);
@@ -187,6 +193,7 @@ fn value_of(kind: Type, field: &[u8]) -> Option<Value<'_>> {
         Type::Proto => Value::Proto(*field.first()?),
         Type::Port => Value::Port(u16::from_be_bytes(field.try_into().ok()?)),
         Type::Mark => Value::Mark(u32::from_ne_bytes(field.try_into().ok()?)),
+        Type::ClassId => Value::ClassId(u32::from_ne_bytes(field.try_into().ok()?)),
         Type::IfName => {
             let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
             Value::IfName(std::str::from_utf8(&field[..end]).ok()?)

@@ -51,11 +51,14 @@ pub(super) const SET_DATA_LEN: u16 = 7;
 pub(super) const SET_DESC: u16 = 9;
 pub(super) const SET_ID: u16 = 10;
 pub(super) const SET_USERDATA: u16 = 13;
+pub(super) const SET_DESC_SIZE: u16 = 1;
 pub(super) const SET_DESC_CONCAT: u16 = 2;
 pub(super) const SET_FIELD_LEN: u16 = 1;
 pub(super) const SET_INTERVAL: u32 = 0x4;
 pub(super) const SET_MAP: u32 = 0x8;
 pub(super) const SET_CONCAT: u32 = 0x80;
+pub(super) const SET_HAS_TIMEOUTS: u32 = 0x10;
+pub(super) const SET_DYNAMIC: u32 = 0x20;
 
 pub(super) const ELEM_LIST_TABLE: u16 = 1;
 pub(super) const ELEM_LIST_SET: u16 = 2;
