@@ -87,8 +87,12 @@ pub enum Change {
 /// How a packet is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reject {
-    /// ICMP or ICMPv6 "port unreachable".
+    /// ICMP or ICMPv6 "port unreachable", in a table of family `inet` or `bridge`.
     PortUnreachable,
+    /// The same in a table of family `ip`.
+    PortUnreachableV4,
+    /// The same in a table of family `ip6`.
+    PortUnreachableV6,
     /// ICMP or ICMPv6 "administratively prohibited".
     AdminProhibited,
     /// A TCP reset.
@@ -384,6 +388,8 @@ impl Expr {
             Expr::Reject(how) => {
                 let (kind, code) = match how {
                     Reject::PortUnreachable => (2, 1),
+                    Reject::PortUnreachableV4 => (0, 3),
+                    Reject::PortUnreachableV6 => (0, 4),
                     Reject::AdminProhibited => (2, 3),
                     Reject::TcpReset => (1, 0),
                 };

@@ -227,7 +227,7 @@ pub enum Data {
 }
 
 /// Where an element's interval ends.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
     /// It is one key, no interval.
     Single,

@@ -1,0 +1,149 @@
+//! What a former run has left in the kernel: to be adopted, not replaced, so that no connection notices a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use kernel::Result;
+use kernel::netlink::Socket;
+use kernel::nft::{self, Data, Element, End, Table, Type, Value, Verdict, key};
+
+use super::layout::{Map, WAYS, WAYS_BY_SOURCE};
+use super::pool::{Pool, WAY_BITS};
+use super::spread::{Spread, WAY};
+use crate::Family;
+use crate::plan::{Frontend, PortPlan};
+
+/// What makes an element one of its kind.
+pub(super) type Key = (Map, Vec<u8>, End);
+
+/// The table as it is.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    /// Whether there is a table at all.
+    pub(super) exists: bool,
+    pub(super) elements: BTreeMap<Key, Element>,
+    /// Way and chain of both verdict maps.
+    pub(super) ways: BTreeMap<(&'static str, u32), String>,
+    pub(super) chains: Vec<String>,
+    /// How many rules a chain has.
+    pub(super) rules: BTreeMap<String, usize>,
+}
+
+impl Observed {
+    pub(super) fn read(socket: &mut Socket, table: &Table<'_>) -> Result<Self> {
+        let mut observed = Observed { exists: nft::table_exists(socket, table)?, ..Observed::default() };
+        if !observed.exists {
+            return Ok(observed);
+        }
+        for map in Map::ALL {
+            for element in nft::list_elements(socket, table, map.name())? {
+                observed.elements.insert((map, element.key.clone(), element.end.clone()), element);
+            }
+        }
+        for map in [WAYS.name, WAYS_BY_SOURCE.name] {
+            for element in nft::list_elements(socket, table, map)? {
+                if let (Some(way), Some(Data::Verdict(Verdict::Goto(chain)))) =
+                    (number(&element.key), element.data)
+                {
+                    observed.ways.insert((map, way), chain);
+                }
+            }
+        }
+        observed.chains = nft::list_chains(socket, table)?;
+        for rule in nft::list_rules(socket, table, None)? {
+            *observed.rules.entry(rule.chain).or_default() += 1;
+        }
+        Ok(observed)
+    }
+
+    /// The spreads that have chains, with their ways.
+    pub(super) fn spreads(&self) -> impl Iterator<Item = (u32, Spread)> {
+        let ways = self.ways.iter().filter(|((map, _), _)| *map == WAYS.name);
+        ways.filter_map(|((_, way), chain)| Some((*way, Spread::of_chain(chain)?)))
+    }
+
+    /// The pools by their numbers, slots in order up to the first gap.
+    pub(super) fn pools(&self, family: Family) -> BTreeMap<u32, Pool> {
+        let numbers: BTreeMap<u32, SocketAddr> = self
+            .of(Map::Numbers)
+            .filter_map(|element| Some((number(&element.key)?, endpoint(element, family)?)))
+            .collect();
+        let mut slots: BTreeMap<(u32, u32), (SocketAddr, Option<u32>)> = BTreeMap::new();
+        for element in self.of(Map::Endpoints).chain(self.of(Map::Slots)) {
+            let Ok(&[Value::ClassId(base), Value::Mark(slot)]) =
+                nft::fields(&[Type::ClassId, Type::Mark], &element.key).as_deref()
+            else {
+                continue;
+            };
+            // A number is four bytes, an endpoint more.
+            let by_number = || {
+                let number = data(element).and_then(number)?;
+                Some((*numbers.get(&number)?, Some(number & WAY)))
+            };
+            if let Some(found) = endpoint(element, family).map(|address| (address, None)).or_else(by_number) {
+                slots.insert((base >> WAY_BITS, slot), found);
+            }
+        }
+        let mut pools: BTreeMap<u32, Pool> = BTreeMap::new();
+        for ((id, slot), (address, number)) in slots {
+            let pool = pools.entry(id).or_insert_with(|| Pool { id, ..Pool::default() });
+            if pool.slots.len() == slot as usize {
+                pool.slots.push(address);
+                pool.numbers.extend(number.map(|number| (address, number)));
+            }
+        }
+        pools
+    }
+
+    /// Which pools a Service port had: those that its frontends lead to.
+    pub(super) fn pools_of(&self, plan: &PortPlan) -> BTreeSet<u32> {
+        let proto = Value::Proto(plan.name.protocol.number());
+        let mut found = BTreeSet::new();
+        for Frontend { ip, port, .. } in &plan.frontends {
+            let (map, key) = match ip {
+                Some(ip) => (Map::Frontends, key(&[(*ip).into(), proto, Value::Port(*port)])),
+                None => (Map::NodePorts, key(&[proto, Value::Port(*port)])),
+            };
+            if let Some(number) = self.number_of(map, key) {
+                found.insert(number >> WAY_BITS);
+                for map in [Map::Inside, Map::Outside] {
+                    let split = nft::key(&[Value::ClassId(number >> WAY_BITS << WAY_BITS)]);
+                    found.extend(self.number_of(map, split).map(|number| number >> WAY_BITS));
+                }
+            }
+        }
+        found.remove(&0);
+        found
+    }
+
+    fn number_of(&self, map: Map, key: Vec<u8>) -> Option<u32> {
+        data(self.elements.get(&(map, key, End::Single))?).and_then(number)
+    }
+
+    fn of(&self, map: Map) -> impl Iterator<Item = &Element> {
+        let from = (map, Vec::new(), End::Single);
+        self.elements
+            .range(from..)
+            .take_while(move |((other, ..), _)| *other == map)
+            .map(|(_, element)| element)
+    }
+}
+
+fn data(element: &Element) -> Option<&[u8]> {
+    match element.data.as_ref()? {
+        Data::Value(bytes) => Some(bytes),
+        Data::Verdict(_) => None,
+    }
+}
+
+fn number(bytes: impl AsRef<[u8]>) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.as_ref().try_into().ok()?))
+}
+
+fn endpoint(element: &Element, family: Family) -> Option<SocketAddr> {
+    let address = if family == Family::V4 { Type::Ipv4 } else { Type::Ipv6 };
+    match nft::fields(&[address, Type::Port], data(element)?).ok()?[..] {
+        [Value::Ip(ip), Value::Port(port)] => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}

@@ -1,0 +1,105 @@
+//! The flow table, judged twice: by the plan's trace, and by packets through the nftables dataplane.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use proxy::nftables::Dataplane;
+use proxy::plan::{Fate, Packet, Verdict};
+use proxy::state::Protocol;
+use proxy::{Family, ServicePlan};
+use support::lab::{World, judge};
+use support::row::{Expected, Row, SENDERS, rows};
+use support::{Place, destination, ip, settings, snapshot};
+
+/// Calls `check` for every row, family, frontend and sender that is asked for, and fails with every complaint at once.
+fn for_every_flow(family: Family, mut check: impl FnMut(&Row, &str, &str, &Expected) -> Option<String>) {
+    let mut wrong = Vec::new();
+    let mut flows = 0;
+    for row in rows() {
+        for frontend in &row.frontends {
+            for (sender, expected) in SENDERS.iter().zip(&row.expected) {
+                let Some(expected) = expected else { continue };
+                flows += 1;
+                if let Some(complaint) = check(&row, frontend, sender, expected) {
+                    let options: Vec<String> = row.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    wrong.push(format!(
+                        "flows.txt:{} {family} {frontend} from {sender} {}: expected {expected:?}, got {complaint}",
+                        row.line,
+                        options.join(" ")
+                    ));
+                }
+            }
+        }
+    }
+    assert!(flows > 400, "the table has {flows} flows");
+    assert!(wrong.is_empty(), "{} of {flows} flows\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn packet<'a>(family: Family, frontend: &str, sender: &str, protocol: Protocol) -> Packet<'a> {
+    let destination = destination(family, frontend);
+    let (source, interface) = match sender {
+        "pod" => (Place::Pod, Some("cali0")),
+        "endpoint" => (Place::LocalEndpoint, Some("cali1")),
+        "outside" => (Place::Outside, Some("eth0")),
+        _ => (Place::Node, None),
+    };
+    Packet { source: ip(family, source), interface, destination, protocol }
+}
+
+fn expected_of(fate: &Fate, family: Family, source: std::net::IpAddr) -> Expected {
+    let endpoints = match &fate.verdict {
+        Verdict::NotOurs => return Expected::NotOurs,
+        Verdict::Reject => return Expected::Reject,
+        Verdict::Drop => return Expected::Drop,
+        Verdict::Endpoints(endpoints) => endpoints,
+    };
+    let total: f64 = endpoints.iter().map(|(_, share)| share).sum();
+    assert!((total - 1.0).abs() < 1e-9, "probabilities sum up to {total}");
+    let name = |at: std::net::IpAddr| if at == ip(family, Place::LocalEndpoint) { "local" } else { "remote" };
+    let one = |at: std::net::IpAddr| (name(at).to_owned(), fate.masquerade || at == source);
+    Expected::Endpoints(endpoints.iter().map(|(at, _)| one(at.ip())).collect::<BTreeSet<_>>())
+}
+
+#[test]
+fn trace_agrees_with_every_row() {
+    for family in Family::BOTH {
+        for protocol in Protocol::ALL {
+            for_every_flow(family, |row, frontend, sender, expected| {
+                let plan = ServicePlan::new(&snapshot(row), &settings(row), family);
+                let packet = packet(family, frontend, sender, protocol);
+                let fate = plan.trace(&packet);
+                let got = expected_of(&fate, family, packet.source);
+                (got != *expected).then(|| format!("{got:?}: {}", fate.reasons.join("; ")))
+            });
+        }
+    }
+}
+
+fn packets_agree(family: Family) {
+    let world = World::new();
+    let mut dataplane = world.node.run(|| Dataplane::open(family)).expect("nf_tables");
+    let mut line = 0;
+    for_every_flow(family, |row, frontend, sender, expected| {
+        if line != row.line {
+            line = row.line;
+            let plan = ServicePlan::new(&snapshot(row), &settings(row), family);
+            dataplane.sync(&plan, None).expect("a sync");
+            let again = dataplane.sync(&plan, None).expect("a second sync");
+            assert_eq!((again.requests, again.elements), (0, 0), "line {line}: a second sync emits nothing");
+        }
+        judge(&world, sender, family, destination(family, frontend), expected)
+    });
+    dataplane.cleanup().expect("a cleanup");
+    assert_eq!(world.node.sh("nft list ruleset"), "", "cleanup leaves no trace");
+}
+
+#[test]
+fn packets_agree_with_every_row_of_ipv4() {
+    packets_agree(Family::V4);
+}
+
+#[test]
+fn packets_agree_with_every_row_of_ipv6() {
+    packets_agree(Family::V6);
+}
