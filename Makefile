@@ -10,7 +10,7 @@ PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 .PHONY: help demo test bench build build-arm64 install lint fuzz
 
 help:
-	@echo 'make demo     a node with pods in namespaces of its own; the host stays untouched'
+	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
 	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
@@ -28,6 +28,8 @@ demo:
 	scripts/setup demo
 	$(MAKE) --no-print-directory build
 	target/release/bowline demo $(ARGS)
+	$(if $(ARGS),,target/release/bowline demo --nodes 2 --mode vxlan)
+	$(if $(ARGS),,target/release/bowline demo --nodes 3 --mode cross-subnet)
 
 # Everything, from nothing: this is what CI runs.
 test:

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 fn demo(args: &[&str]) -> Command {
-    let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cni");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cni");
+    let plugins = std::env::var_os("LAB_SUBJECT").map_or(built, std::path::PathBuf::from);
     assert!(plugins.join("bridge").is_file(), "no plug-ins in target/cni (make build)");
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.arg("demo").arg("--plugins").arg(plugins).args(args);
@@ -53,6 +54,76 @@ fn every_step_succeeds_and_the_host_stays_as_it_was() {
     }
     assert!(!said.contains('✗') && !said.contains('\x1b'), "{said}");
     assert_eq!(host(), before);
+}
+
+/// `bowlined`, as `make build` leaves it.
+fn cluster(args: &[&str]) -> Command {
+    let daemon = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/bowlined");
+    let daemon = std::env::var_os("LAB_BOWLINED").map_or(daemon, std::path::PathBuf::from);
+    assert!(daemon.is_file(), "no {} (make build)", daemon.display());
+    let mut command = demo(args);
+    command.env("LANG", "C.UTF-8").arg("--daemon").arg(daemon);
+    command
+}
+
+#[test]
+fn clusters_talk_and_what_travels_is_shown() {
+    let before = host();
+    for (args, parts) in [
+        (
+            ["--nodes", "2", "--mode", "vxlan"],
+            vec!["172.16.0.10 → 172.16.0.11", "→ 8472", "VXLAN  network 1", "IPv4   10.244.0.2 → 10.244.1.2"],
+        ),
+        (["--nodes", "2", "--mode", "routed"], vec!["as it is", "MTU 1500"]),
+        (["--nodes", "3", "--mode", "cross-subnet"], vec!["as it is", "wrapped", "network 172.16.1.0/24"]),
+        (["--nodes", "4", "--mode", "vxlan"], vec!["pod-3 → all", "node-3"]),
+    ] {
+        let output = cluster(&args).output().expect("the demo starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        for part in parts.into_iter().chain(["masquerade, IPv6", "CHECK", "no lease and no result is left"]) {
+            assert!(said.contains(part), "{args:?}: {part:?} is missing in:\n{said}");
+        }
+        assert!(!said.contains('✗') && !said.contains('\x1b'), "{said}");
+        let wide: Vec<&str> = said.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(wide.is_empty(), "wider than 100 columns: {wide:#?}");
+    }
+    assert_eq!(host(), before);
+}
+
+#[test]
+fn a_cluster_left_running_can_be_entered() {
+    let before = host();
+    let mut child =
+        cluster(&["--nodes", "2", "--keep"]).stdout(Stdio::piped()).spawn().expect("the demo starts");
+    let enter = said(&mut child, "ip netns exec pod-0");
+    let enter = enter.trim_start_matches("pod-0").trim().trim_start_matches("sudo ");
+    let inside = enter.replace("bash", "ip -o addr show dev eth0");
+    let mut words = inside.split_whitespace();
+    let program = words.next().expect("a command to enter");
+    let shown = Command::new(program).args(words).output().expect("nsenter runs");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("10.244.0.2/24"), "{inside}: {shown:?}");
+    interrupt(&mut child);
+    assert_eq!(host(), before);
+}
+
+#[test]
+fn who_looks_away_stops_it_quietly() {
+    for command in [&mut demo(&[]), &mut cluster(&["--nodes", "2"])] {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the demo starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("a child can be waited for");
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(141), ""));
+    }
+}
+
+#[test]
+fn without_a_daemon_it_says_what_to_do() {
+    let output = demo(&["--nodes", "2", "--daemon", "/nowhere"]).output().expect("the demo starts");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no daemon at /nowhere (make build, or --daemon FILE)"), "{said}");
 }
 
 #[test]

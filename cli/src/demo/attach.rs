@@ -134,14 +134,20 @@ impl Network {
         }
     }
 
+    /// Leases and results that are still there.
+    pub fn records(&self, node: &Node) -> Vec<String> {
+        let mut left = node.list(Path::new("/var/lib/cni/networks").join(&self.list.name));
+        left.retain(|name| name != "lock" && !name.starts_with("last_reserved_ip."));
+        left.extend(node.list("/var/lib/cni/results"));
+        left
+    }
+
     /// Links, nftables tables, leases and results that are still there, besides the node's own and the bridge.
     pub fn leftovers(&self, node: &Node) -> Result<Vec<String>> {
         let own = ["all", "default", "lo", "eth0", self.bridge()];
         let links = node.list("/proc/sys/net/ipv4/conf").into_iter();
         let mut left: Vec<String> = links.filter(|link| !own.contains(&link.as_str())).collect();
-        let leases = node.list(Path::new("/var/lib/cni/networks").join(&self.list.name)).into_iter();
-        left.extend(leases.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
-        left.extend(node.list("/var/lib/cni/results"));
+        left.extend(self.records(node));
         left.extend(node.run(tables).map_err(|e| cni::Error::from_chain(&e))?);
         Ok(left)
     }

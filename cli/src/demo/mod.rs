@@ -1,13 +1,15 @@
-//! `bowline demo`: a node with pods, real traffic, a drawing, and nothing left.
+//! `bowline demo`: a node with pods, or a cluster of nodes: real traffic, a drawing, and nothing left.
 //!
 //! Everything happens in namespaces of this process: they end with it, however it ends.
 
 mod attach;
+mod cluster;
 mod drawing;
 mod glyphs;
 mod screen;
 mod traffic;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,12 +24,42 @@ use serde_json::{Value, json};
 /// How to show it.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Leave the node running until Ctrl-C, and say how to enter it
+    /// How many nodes; with more than one, each has a daemon
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    nodes: u8,
+    /// How packets travel between nodes
+    #[arg(long, value_enum, default_value_t = ClusterMode::Vxlan)]
+    mode: ClusterMode,
+    /// Leave everything running until Ctrl-C, and say how to enter it
     #[arg(long)]
     keep: bool,
+    /// The daemon's program [default: beside this program, else /usr/local/bin/bowlined]
+    #[arg(long, value_name = "FILE")]
+    daemon: Option<PathBuf>,
     /// Directory of the plug-ins [default: beside this program, else /opt/cni/bin]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
+}
+
+/// The modes that the kernel of any machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClusterMode {
+    /// In UDP, over whatever network there is
+    Vxlan,
+    /// As they are, on one link
+    Routed,
+    /// As they are on one link, by VXLAN beyond a router
+    CrossSubnet,
+}
+
+impl fmt::Display for ClusterMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClusterMode::Vxlan => "vxlan",
+            ClusterMode::Routed => "routed",
+            ClusterMode::CrossSubnet => "cross-subnet",
+        })
+    }
 }
 
 /// The configuration that README tells people to install.
@@ -51,7 +83,11 @@ fn wishes() -> [(&'static str, Value); 3] {
 /// Runs the demo; success only if every step was as it should be.
 pub fn run(args: &DemoArgs) -> ExitCode {
     let mut screen = Screen::new();
-    match show(args, &mut screen) {
+    let shown = match args.nodes {
+        1 => show(args, &mut screen),
+        nodes => cluster::show(args, nodes, &mut screen),
+    };
+    match shown {
         Ok(()) if screen.failures() == 0 => ExitCode::SUCCESS,
         Ok(()) => {
             screen.note(&format!("{} steps failed.", screen.failures()));
@@ -177,11 +213,7 @@ fn keep(node: &Node, pods: &[Joined], screen: &mut Screen) -> Result<()> {
     // nsenter looks at this thread's namespaces.
     node.enter().map_err(|e| Error::from_chain(&e))?;
     let pid = std::process::id();
-    let user = if own_user_namespace() { "-U --preserve-credentials " } else { "sudo " };
-    let enter = match user {
-        "sudo " => format!("sudo nsenter -t {pid} -m -n"),
-        user => format!("nsenter -t {pid} {user}-m -n"),
-    };
+    let enter = enter_command(&pid.to_string());
     screen.title("Left running");
     screen.note(&format!(
         "enter the node    {enter} bash\n\
@@ -193,6 +225,14 @@ fn keep(node: &Node, pods: &[Joined], screen: &mut Screen) -> Result<()> {
     ));
     loop {
         std::thread::park();
+    }
+}
+
+/// How to enter the namespaces that a thread or process is in.
+fn enter_command(thread: &str) -> String {
+    match own_user_namespace() {
+        true => format!("nsenter -t {thread} -U --preserve-credentials -m -n"),
+        false => format!("sudo nsenter -t {thread} -m -n"),
     }
 }
 

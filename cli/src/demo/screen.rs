@@ -1,6 +1,6 @@
 //! Lines on a terminal: what was done, what it said, how long it took.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use super::glyphs::Glyphs;
@@ -84,10 +84,12 @@ impl Screen {
     }
 
     fn print(&self, text: &str) {
-        if self.unicode {
-            return println!("{text}");
+        let text = if self.unicode { text.into() } else { text.replace('→', ">") };
+        let mut stdout = std::io::stdout().lock();
+        if writeln!(stdout, "{text}").is_err() {
+            // Whoever looked has left (`bowline demo | head`): so do we, with the status of a program that SIGPIPE ends.
+            std::process::exit(141);
         }
-        println!("{}", text.replace('→', ">"));
     }
 }
 
