@@ -2,6 +2,7 @@
 
 use kernel::addr::Address;
 use kernel::bridge::parse_vlans;
+use kernel::fdb::Forward;
 use kernel::iptables::Ruleset;
 use kernel::link::Link;
 use kernel::neigh::Neighbour;
@@ -9,6 +10,7 @@ use kernel::netlink::{Reply, attrs};
 use kernel::route::Route;
 use kernel::rule::Rule;
 use kernel::tc::{Filter, Qdisc};
+use kernel::wireguard::Device;
 
 /// One netlink message: two bytes of type, then the family header and attributes.
 pub fn netlink(bytes: &[u8]) {
@@ -16,6 +18,7 @@ pub fn netlink(bytes: &[u8]) {
     assert!(attrs(payload).count() <= payload.len() / 4 + 1, "every attribute takes room");
     let reply = Reply { kind: u16::from_le_bytes(*kind), payload: payload.to_vec() };
     let _ = (Address::parse(&reply), Link::parse(&reply), Neighbour::parse(&reply), Route::parse(&reply));
+    let _ = (Forward::parse(&reply), Device::parse(std::slice::from_ref(&reply)));
     let _ = (Rule::parse(&reply), Qdisc::parse(&reply), Filter::parse(&reply));
     let port = payload.get(4..8).and_then(|index| index.try_into().ok()).map_or(1, u32::from_le_bytes);
     let _ = parse_vlans(&[reply], port);
