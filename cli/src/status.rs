@@ -59,7 +59,7 @@ fn ask(socket: &Path) -> Result<String, String> {
             stream.write_all(b"GET /status HTTP/1.1\r\nHost: bowlined\r\nConnection: close\r\n\r\n")
         })
         .and_then(|()| stream.read_to_string(&mut answer))
-        .map_err(|error| format!("{shown}: {error}"))?;
+        .map_err(|error| format!("bowlined does not answer at {shown}: {error}"))?;
     body(&answer).map(str::to_owned).ok_or_else(|| format!("{shown}: not the answer of a bowlined"))
 }
 

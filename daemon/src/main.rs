@@ -74,14 +74,8 @@ async fn keep(config: Config) -> Result<(), String> {
             tokio::spawn(http::serve(http::listen(address).await?, topic, shown.clone()));
         }
     }
-    let socket = http::listen_unix(&config.paths.run.join(daemon::status::SOCKET))?;
-    tokio::spawn(http::serve_unix(socket, shown));
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = config.node_name,
-        mode = %config.settings.mode,
-        "bowlined starts"
-    );
+    let socket_path = config.paths.run.join(daemon::status::SOCKET);
+    tokio::spawn(http::serve_unix(http::listen_unix(&socket_path)?, shown));
     let feed = feed(&config).await?;
     Agent::new(config, feed, status, metrics)?.run(stop).await?;
     tracing::info!(

@@ -1,7 +1,7 @@
 //! What the kernel's per-namespace switches are set to, by netlink: no path under /proc is walked.
 
 use crate::netlink::attr::{attrs, u32_ne};
-use crate::netlink::{Message, Op, Socket};
+use crate::netlink::{Message, Op, Reply, Socket};
 use crate::{Error, Result};
 
 const RTM_NEWNETCONF: u16 = 80;
@@ -24,4 +24,10 @@ pub fn forwards(socket: &mut Socket, family: i32) -> Result<bool> {
     found
         .map(|value| value != 0)
         .ok_or(Error::Malformed { doing: doing.to_owned(), why: "the kernel does not say" })
+}
+
+/// Whether `event` says that a setting of the whole namespace has changed, not that of a single link.
+pub fn concerns_all(event: &Reply) -> bool {
+    let link = |payload: &[u8]| attrs(payload.get(4..)?).find_attr(NETCONFA_IFINDEX).and_then(u32_ne);
+    event.kind == RTM_NEWNETCONF && link(&event.payload) == Some(ALL)
 }

@@ -6,13 +6,15 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 use kernel::addr::Address;
 use kernel::link::Link;
+use kernel::netconf;
 use kernel::netlink::{Reply, attr};
 use kernel::route::Route;
 use kernel::rule::Rule;
 use overlay::{DualStack, NODES_TABLE, Plan, ROUTE_PROTOCOL, Uplink};
 
-/// The RTNLGRP_* that are listened to: links, neighbours, addresses, routes and rules of both families.
-pub const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
+/// The RTNLGRP_* that are listened to: links, neighbours, addresses, routes, rules and switches (RTNLGRP_IPV4_NETCONF,
+/// RTNLGRP_IPV6_NETCONF) of both families.
+pub const GROUPS: [u32; 10] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25];
 
 /// What is looked out for.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +59,7 @@ impl Interest {
         if let Some(rule) = Rule::parse(event) {
             return rule.table == NODES_TABLE && event.kind == libc::RTM_DELRULE;
         }
-        self.concerns_neighbour(event)
+        netconf::concerns_all(event) || self.concerns_neighbour(event)
     }
 
     fn concerns_route(&self, route: &Route, is_gone: bool) -> bool {

@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub complaint: Option<(String, Instant)>,
     /// Turns in a row that something failed in.
     pub failures: u32,
+    /// Whether the log has heard of this daemon. Before, a mistake of the configuration is all that is said.
+    pub announced: bool,
     /// What was put back so far, by kind.
     pub drift: BTreeMap<String, u64>,
 }
@@ -160,6 +162,7 @@ impl Agent {
             let lacking = |what| Stop::Mistake(Check::unmet("kernel", what));
             self.dataplane.probe(&plan).map_err(lacking)?;
         }
+        self.announce();
         let synced = self.dataplane.sync(&plan);
         // Also after a failure: what is there must be watched.
         let route = &mut self.route;
@@ -225,8 +228,16 @@ impl Agent {
         }
         let is_old = said.as_ref().is_some_and(|(what, at)| *what == check.detail && at.elapsed() < REMIND);
         if !is_old {
+            self.announce();
             tracing::warn!(check = check.name, "not ready: {}", check.detail);
             self.memory.complaint = Some((check.detail.clone(), Instant::now()));
+        }
+    }
+
+    fn announce(&mut self) {
+        if !std::mem::replace(&mut self.memory.announced, true) {
+            let (node, mode) = (&self.config.node_name, self.config.settings.mode);
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), %mode, "bowlined keeps node {node}");
         }
     }
 }

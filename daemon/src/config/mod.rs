@@ -313,12 +313,16 @@ fn source(typed: &Layers<'_>) -> Result<Source, String> {
             is_url.then(|| text.to_owned()).ok_or_else(|| format!("`{text}` does not begin with https://"))
         },
     )?;
-    match directory {
-        Some(_) if kubeconfig.is_some() || !servers.is_empty() => {
-            Err("manifests and kubeconfig or apiServer exclude each other: Nodes come from one place".into())
+    let Some(directory) = directory else { return Ok(Source::Api { kubeconfig, servers }) };
+    let place = |key, field: fn(&Typed) -> bool| typed.of(key, |t| if field(t) { &Some(()) } else { &None });
+    let api = place("kubeconfig", |t| t.kubeconfig.is_some())
+        .or_else(|| place("apiServer", |t| t.api_server.is_some()));
+    let own = place("manifests", |t| t.manifests.is_some());
+    match (own, api) {
+        (Some(own), Some(api)) => {
+            Err(format!("{} and {} exclude each other: Nodes come from one place", own.place, api.place))
         }
-        Some(directory) => Ok(Source::Manifests(directory)),
-        None => Ok(Source::Api { kubeconfig, servers }),
+        _ => Ok(Source::Manifests(directory)),
     }
 }
 

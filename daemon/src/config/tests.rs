@@ -89,7 +89,12 @@ fn every_mistake_is_one_sentence_that_names_place_and_value() {
         (
             &["--manifests", "/m", "--kubeconfig", "/k"],
             "",
-            "manifests and kubeconfig or apiServer exclude each other: Nodes come from one place",
+            "--manifests and --kubeconfig exclude each other: Nodes come from one place",
+        ),
+        (
+            &["--manifests", "/m"],
+            "apiServer: https://a",
+            "--manifests and bowline.yaml: apiServer exclude each other: Nodes come from one place",
         ),
         (&["--log-format", "xml"], "", "--log-format: `xml` is none of text, json"),
         (
