@@ -2,7 +2,8 @@
 //!
 //! The conflist goes first, so that no new pod is on its way while the rest goes; then rules, routes, devices, runtime
 //! files, plug-ins. Doing it twice does nothing the second time. What fails is told, and the rest is done all the same.
-//! Sysctls stay: others may rely on forwarding by now. So does what plug-ins have made for pods; DEL removes that.
+//! Sysctls stay: others may rely on forwarding by now. So does what plug-ins have made for pods that are there; DEL
+//! removes that.
 
 use std::path::Path;
 
@@ -17,6 +18,9 @@ use crate::install::{self, Removal};
 use crate::log::chain_of;
 use crate::node::{forward, masquerade};
 use crate::{conflist, file, lock, status};
+
+/// The plug-in's bridge.
+const BRIDGE: &str = "bowline0";
 
 /// Command line of `bowline cleanup` and `bowlined cleanup`.
 #[derive(Debug, Clone, Default, Args)]
@@ -63,6 +67,8 @@ pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<Stri
     cleanup.file(&paths.run.join("node.json"));
     cleanup.rules();
     cleanup.overlay();
+    cleanup.bridge();
+    cleanup.leases(Path::new(status::LEASES));
     for path in
         [paths.run.join(status::SOCKET), paths.run.join(lock::FILE), paths.state.join("wireguard.key")]
     {
@@ -153,6 +159,38 @@ impl Cleanup<'_> {
             self.failures.extend(forward::cleanup(&mut socket)?.problems);
         }
         Ok(())
+    }
+
+    /// The bridge that the plug-in `vxlan` makes, once no pod is on it.
+    fn bridge(&mut self) {
+        let removed = (|| {
+            let mut socket = Socket::open(Protocol::Route)?;
+            let links = link::list(&mut socket)?;
+            let Some(bridge) = links.iter().find(|it| it.id.name == BRIDGE && it.kind == "bridge") else {
+                return Ok(false);
+            };
+            let is_used = links.iter().any(|link| link.master == Some(bridge.id.index));
+            if !is_used && self.removal == Removal::Now {
+                socket.apply(&[link::delete(&bridge.id)])?;
+            }
+            Ok::<bool, kernel::Error>(!is_used)
+        })();
+        match removed {
+            Ok(true) => self.done(&format!("link {BRIDGE}")),
+            Ok(false) => {}
+            Err(error) => self.failures.push(chain_of(&error)),
+        }
+    }
+
+    /// host-local's marks of our network, once it has no lease.
+    fn leases(&mut self, directory: &Path) {
+        if !directory.is_dir() || status::count_pods(directory) != Some(0) {
+            return;
+        }
+        let files =
+            std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        files.collect::<Vec<_>>().iter().for_each(|file| self.file(file));
+        self.directory(directory);
     }
 
     /// Routes, routing rules, devices.

@@ -17,14 +17,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
-use crate::status::{Status, count_pods};
+use crate::status::{LEASES, Status, count_pods};
 
 /// Connections at a time and listener; more wait.
 const CONNECTIONS: usize = 32;
 /// A client that takes longer is hung up on.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Where host-local keeps the leases of our network.
-const LEASES: &str = "/var/lib/cni/networks/bowline";
 
 /// What is told.
 #[derive(Debug, Clone)]

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Name of the control socket in the run directory: `GET /status` answers with a [`Status`].
 pub const SOCKET: &str = "bowlined.sock";
 
+/// Where host-local keeps the leases of our network.
+pub const LEASES: &str = "/var/lib/cni/networks/bowline";
+
 /// The node at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
