@@ -93,7 +93,7 @@ impl KubeApiserver {
             .spawn()
             .expect("kube-apiserver of KUBEBUILDER_ASSETS starts");
         self.server = Some(server);
-        self.until("kube-apiserver is ready", "GET", "/readyz", &Value::Null, &[200]).await;
+        self.until("GET", "/readyz", &Value::Null, &[200]).await;
     }
 
     /// Applies conf/daemon/rbac.yaml and writes a kubeconfig of its ServiceAccount.
@@ -109,11 +109,11 @@ impl KubeApiserver {
                 other => panic!("conf/daemon/rbac.yaml: {other} is new to this test"),
             };
             // The namespace appears a moment after the server is ready.
-            self.until("the manifest is taken", "POST", &path, object, &[201, 409]).await;
+            self.until("POST", &path, object, &[201, 409]).await;
         }
         let path = "/api/v1/namespaces/kube-system/serviceaccounts/bowline/token";
         let asked = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}});
-        let granted = self.until("a token is granted", "POST", path, &asked, &[201]).await;
+        let granted = self.until("POST", path, &asked, &[201]).await;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
@@ -153,7 +153,7 @@ impl KubeApiserver {
     }
 
     /// Sends until one of `codes` is the answer.
-    async fn until(&self, what: &str, method: &str, path: &str, body: &Value, codes: &[u16]) -> Value {
+    async fn until(&self, method: &str, path: &str, body: &Value, codes: &[u16]) -> Value {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         loop {
             let (code, answer) = self.send(method, path, body).await;
@@ -161,7 +161,7 @@ impl KubeApiserver {
                 return answer;
             }
             let log = std::fs::read_to_string(self.dir.path().join("kube-apiserver.log")).unwrap_or_default();
-            assert!(tokio::time::Instant::now() < deadline, "waited until {what}: {code} {answer}\n{log}");
+            assert!(tokio::time::Instant::now() < deadline, "{method} {path}: {code} {answer}\n{log}");
             // The pause between two looks.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
