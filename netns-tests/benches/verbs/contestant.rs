@@ -16,6 +16,8 @@ pub struct Course {
     pub name: &'static str,
     /// The configuration list.
     list: Value,
+    /// What the reference runs, where it has no such plug-in: that which comes closest.
+    reference: Option<Value>,
     /// Whether the first plug-in is a chained one and needs a prevResult.
     chained: bool,
 }
@@ -28,14 +30,21 @@ impl Course {
     pub fn all() -> Vec<Course> {
         let local = json!({"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/16"}], [{"subnet": "fd00:99::/64"}]],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]});
+        let bare = json!({"type": "host-local", "ranges": [[{"subnet": "10.96.0.0/16"}], [{"subnet": "fd00:96::/64"}]]});
         let fixed =
             json!({"type": "static", "addresses": [{"address": "10.98.0.2/16", "gateway": "10.98.0.1"}]});
         let alone = |name: &'static str, chained: bool, plugin: Value| {
             let list = json!({"cniVersion": "1.0.0", "name": "alone", "plugins": [plugin]});
-            Course { name, list, chained }
+            Course { name, list, reference: None, chained }
+        };
+        // Pods of a cluster; the reference's pods reach their own node only.
+        let of_cluster = |name: &'static str, mut plugin: Value, closest: Value| {
+            plugin["mtu"] = json!(1450);
+            plugin["ipam"] = bare.clone();
+            Course { reference: Some(alone(name, false, closest).list), ..alone(name, false, plugin) }
         };
         vec![
-            Course { name: CHAIN, list: chain(), chained: false },
+            Course { name: CHAIN, list: chain(), reference: None, chained: false },
             alone("loopback", false, json!({"type": "loopback"})),
             alone(
                 "bridge + host-local",
@@ -44,6 +53,17 @@ impl Course {
                 "ipMasq": true, "ipam": local}),
             ),
             alone("ptp + host-local", false, json!({"type": "ptp", "ipMasq": true, "ipam": local})),
+            of_cluster(
+                "vxlan (reference: bridge)",
+                json!({"type": "vxlan", "bridge": "cluster0"}),
+                json!({"type": "bridge", "bridge": "cluster0", "isDefaultGateway": true, "hairpinMode": true,
+                "mtu": 1450, "ipam": bare}),
+            ),
+            of_cluster(
+                "routed (reference: ptp)",
+                json!({"type": "routed"}),
+                json!({"type": "ptp", "mtu": 1450, "ipam": bare}),
+            ),
             alone("host-local", false, json!({"type": "host-local", "ipam": local})),
             alone("static", false, json!({"type": "static", "ipam": fixed})),
             alone("portmap", true, json!({"type": "portmap", "capabilities": {"portMappings": true}})),
@@ -131,9 +151,14 @@ impl Contestant {
         self.present.extend(fresh);
     }
 
+    fn network(&self, course: &Course) -> Network {
+        let reference = course.reference.as_ref().filter(|_| self.subject.is_reference);
+        Network::new(&self.subject, reference.unwrap_or(&course.list).clone())
+    }
+
     /// One ADD and one DEL of `course`: how long each took, all plug-ins together.
     pub fn sample(&self, course: &Course) -> (Duration, Duration) {
-        let network = Network::new(&self.subject, course.list.clone());
+        let network = self.network(course);
         let base = course.chained.then(|| self.base());
         let asked = self.request();
         let (result, add) =
@@ -158,7 +183,7 @@ impl Contestant {
 
     /// The peak in KiB of the largest process of one ADD of `course`.
     pub fn weigh(&self, course: &Course) -> u64 {
-        let network = Network::new(&self.subject, course.list.clone());
+        let network = self.network(course);
         let base = course.chained.then(|| self.base());
         let request = self.request();
         let mut result = base.clone().unwrap_or_default();

@@ -60,7 +60,7 @@ impl Attack {
         let first = self.network.add(node, &pod, self.request.clone()).unwrap();
         first.del(node).unwrap();
         pod.remove_netns_path();
-        delete_bridge(node);
+        self.clear(node);
         let before = Snapshot::quick(node);
         for nth in 1.. {
             assert!(nth < 1000, "a plug-in of a thousand steps");
@@ -73,7 +73,7 @@ impl Attack {
             let title = format!("{verb} of {} at step {nth}: {fate:?}", self.network.kinds()[self.victim]);
             let recovered = self.recover(node, &pod, &attachment, recovery);
             recovered.unwrap_or_else(|refusal| panic!("{title}, then {recovery:?}: {refusal}"));
-            delete_bridge(node);
+            self.clear(node);
             let difference = before.difference(node);
             assert!(difference.is_empty(), "{title}, then {recovery:?}:\n{difference}");
             match fate {
@@ -89,7 +89,17 @@ impl Attack {
         let fresh = self.network.add(node, &pod, self.request.clone()).unwrap();
         fresh.check(node).unwrap();
         fresh.del(node).unwrap();
-        delete_bridge(node);
+        self.clear(node);
+    }
+
+    /// What is the node's stays after every DEL, and is missing when the plug-in was killed before making it.
+    fn clear(&self, node: &Node) {
+        if self.network.kinds()[0] == "routed" {
+            node.sh("ip -4 route flush proto 98");
+            node.sh("ip -6 route flush proto 98");
+        } else {
+            let _ = node.try_sh("ip link delete cni0");
+        }
     }
 
     fn recover(
@@ -115,11 +125,6 @@ impl Attack {
     }
 }
 
-/// The bridge is the node's: it stays after every DEL, and is missing when the plug-in was killed before making it.
-fn delete_bridge(node: &Node) {
-    let _ = node.try_sh("ip link delete cni0");
-}
-
 fn chain() -> Vec<Value> {
     vec![
         bridge(&DUAL, json!({"ipMasq": true, "macspoofchk": true})),
@@ -132,6 +137,11 @@ fn chain() -> Vec<Value> {
 
 fn ptp() -> Vec<Value> {
     vec![json!({"type": "ptp", "ipMasq": true, "ipam": host_local(&DUAL)})]
+}
+
+/// With peers, though there are none yet: so this node's own part of the overlay is made, and pods are masqueraded.
+fn routed() -> Vec<Value> {
+    vec![json!({"type": "routed", "subnets": DUAL, "peers": []})]
 }
 
 macro_rules! walks {
@@ -165,6 +175,10 @@ walks! {
     fn crash_matrix_ptp_add_then_del = ptp(), 0, "ADD", Del;
     fn crash_matrix_ptp_add_then_gc = ptp(), 0, "ADD", Gc;
     fn crash_matrix_ptp_del_then_del = ptp(), 0, "DEL", Del;
+    fn crash_matrix_routed_add_then_del = routed(), 0, "ADD", Del;
+    fn crash_matrix_routed_add_then_gc = routed(), 0, "ADD", Gc;
+    fn crash_matrix_routed_del_then_del = routed(), 0, "DEL", Del;
+    fn crash_matrix_routed_del_then_gc = routed(), 0, "DEL", Gc;
 }
 
 /// One plug-in that runs iptables behind a plain bridge, IPv4.

@@ -1,10 +1,12 @@
 //! Two nodes by hand: `vxlan` and `routed` with static peers, and no daemon anywhere.
 
+use std::net::SocketAddr;
+
 use lab::cluster::{Families, Member, Shape};
 use lab::network::Request;
 use lab::scenario::{Leftovers, no_trace};
-use lab::traffic::{Fate, Server, ask_tcp, ping_of_size};
-use lab::{Attachment, Cluster, Network, Pod, Snapshot, Space, Subject, on_bowline};
+use lab::traffic::{Fate, Server, ask_tcp, ping_of_size, throughput};
+use lab::{Attachment, Cluster, Network, Node, Pod, Snapshot, Space, Subject, on_bowline};
 use serde_json::{Value, json};
 
 use crate::conflists::{list, shipped};
@@ -241,6 +243,37 @@ on_bowline! {
             }
             pod.remove_netns_path();
         }
+    }
+
+    /// A pod with a cable of its own is served by the node's port like any other, and limited like any other.
+    fn a_routed_pod_behind_the_nodes_port(node, subject) {
+        let mut list = shipped("routed");
+        list["plugins"][0]["subnets"] = json!(["10.1.0.0/24", "fd00:1::/64"]);
+        list["plugins"][0]["peers"] = json!([]);
+        let network = Network::new(subject, list);
+        let (a, b) = (node.pod("a"), node.pod("b"));
+        let port = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+        let mut wish = Request::capability("portMappings", port);
+        let limits = json!({"ingressRate": 20_000_000, "ingressBurst": 2_000_000});
+        wish.capabilities.insert("bandwidth".into(), limits);
+        let on_a = network.add(node, &a, wish).unwrap();
+        let on_b = network.add(node, &b, Request::default()).unwrap();
+        for ip in on_a.ips() {
+            let _server = Server::tcp(&a, (ip, 80), "a");
+            let (host, outside) = (Node::ip_like(ip), if ip.is_ipv4() { Node::OUTSIDE4.into() } else { std::net::IpAddr::from(Node::OUTSIDE6) });
+            assert_eq!(ask_tcp(node.outside(), (host, 8080)), Some(format!("a {outside}")), "from outside");
+            for (who, from) in [("the node", &**node), ("a neighbour", &*b), ("itself", &*a)] {
+                assert!(ask_tcp(from, (host, 8080)).is_some_and(|said| said.starts_with("a ")), "{who}, {ip}");
+            }
+        }
+        let rate = throughput(&b, &a, SocketAddr::new(on_a.ip(), 0), std::time::Duration::from_secs(1));
+        assert!((10_000_000..26_000_000).contains(&rate), "{rate} bit/s");
+        for attachment in [on_a, on_b] {
+            attachment.check(node).unwrap();
+            attachment.del(node).unwrap();
+        }
+        node.sh("ip -4 route flush proto 98");
+        node.sh("ip -6 route flush proto 98");
     }
 
     /// Facts are enough, and peers are not taken where a daemon has its own.
