@@ -13,12 +13,14 @@
 //! ```
 //! All nodes read one directory of manifests, in which each has its Node.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use kernel::{Error, Result};
+use serde_json::json;
 
+use crate::apiserver::ApiServer;
 use crate::manifests::{Entry, Manifests};
 use crate::network::Request;
 use crate::{Attachment, Capture, Daemon, Network, Node, Pod, Space, Subject, daemon, wait};
@@ -261,13 +263,17 @@ impl Cluster {
         Capture::start(&self.members[index].node, "eth0")
     }
 
+    /// The flags by which a daemon reads the cluster's manifests.
+    pub fn source(&self) -> Vec<String> {
+        vec![format!("--manifests={}", self.manifests.path().display())]
+    }
+
     /// Starts the daemon of a node on the cluster's manifests, with more flags behind the lab's own. Does not wait.
     ///
     /// # Panics
     /// When there is no daemon to start.
     pub fn start(&self, index: usize, more: &[&str]) -> Daemon {
-        let source = ["--manifests".to_owned(), self.manifests.path().display().to_string()];
-        self.start_with(index, &source, more)
+        self.start_with(index, &self.source(), more)
     }
 
     /// [`Cluster::start`] with another source of objects.
@@ -298,16 +304,52 @@ impl Cluster {
         daemon.log()
     }
 
-    /// Starts the daemons of all nodes and waits until each can carry pods.
+    /// Starts the daemons of all nodes on the cluster's manifests and waits until each can carry pods.
     ///
     /// # Panics
     /// When one cannot in time.
     pub fn start_all(&self, flags: &[&str]) -> Vec<Daemon> {
-        let daemons: Vec<Daemon> = (0..self.members.len()).map(|index| self.start(index, flags)).collect();
+        self.start_all_with(&self.source(), flags)
+    }
+
+    /// [`Cluster::start_all`] with another source of objects.
+    ///
+    /// # Panics
+    /// When one cannot in time.
+    pub fn start_all_with(&self, source: &[String], flags: &[&str]) -> Vec<Daemon> {
+        let start = |index| self.start_with(index, source, flags);
+        let daemons: Vec<Daemon> = (0..self.members.len()).map(start).collect();
         for (member, daemon) in self.members.iter().zip(&daemons) {
             member.until_ready(daemon);
         }
         daemons
+    }
+
+    /// A stand-in for the API on the router's address among the nodes, with all Nodes, and the flags by which a daemon
+    /// reads it.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn serve(&self) -> (ApiServer, Vec<String>) {
+        let server = ApiServer::start(self.listener(0));
+        self.members.iter().for_each(|member| server.put(member.entry.object()));
+        let kubeconfig = self.manifests.aside().join("kubeconfig");
+        let text = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": {"server": server.url(), "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "lab", "user": {}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        });
+        std::fs::write(&kubeconfig, text.to_string()).expect("a temporary file can be written");
+        (server, vec![format!("--kubeconfig={}", kubeconfig.display())])
+    }
+
+    /// A listener on the router's address among the nodes, as soon as it is free.
+    pub fn listener(&self, port: u16) -> TcpListener {
+        let address = SocketAddr::new(addresses(0, 1, self.families)[0], port);
+        wait::until("the API's address to be free", || self.router.run(|| TcpListener::bind(address)).ok())
     }
 
     /// A pod on a node, attached by the configuration list that the node's daemon wrote.
@@ -427,6 +469,8 @@ fn configure(space: &Space, link: &str, ips: &[IpAddr]) -> Result<()> {
     for (key, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")] {
         space.write(format!("/proc/sys/net/ipv6/conf/{link}/{key}"), value);
     }
+    // What the lab's own pings need.
+    space.write("/proc/sys/net/ipv4/ping_group_range", "0 0");
     let mut commands = format!("link set lo up\nlink set {link} up\n");
     for ip in ips {
         let (length, nodad) = if ip.is_ipv4() { (24, "") } else { (64, " nodad") };

@@ -1,7 +1,7 @@
 //! A TCP connection that must survive: one side asks, the other answers, all the time, until somebody stops them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -18,6 +18,8 @@ pub struct Conversation {
     what: String,
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
+    /// Both ends once more, to be hung up.
+    ends: [TcpStream; 2],
     asking: Option<JoinHandle<Result<Duration, String>>>,
     answering: Option<JoinHandle<()>>,
 }
@@ -34,11 +36,12 @@ impl Conversation {
         let client = from.run(|| connected(server));
         let (served, peer) = listener.accept().expect("the client has connected");
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let ends = [&client, &served].map(|end| end.try_clone().expect("a stream can be shared"));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let answering = std::thread::spawn(move || answer(served));
         let asking = std::thread::spawn(move || ask(client, &stopped, &counted));
         let what = format!("{} > {server}", peer.ip());
-        Conversation { what, stop, answers, asking: Some(asking), answering: Some(answering) }
+        Conversation { what, stop, answers, ends, asking: Some(asking), answering: Some(answering) }
     }
 
     /// Waits until three more questions were answered: the path carries packets both ways now.
@@ -66,6 +69,8 @@ impl Conversation {
     fn stopped(&mut self) -> Option<Result<Duration, String>> {
         self.stop.store(true, Ordering::Relaxed);
         let outcome = self.asking.take().map(|thread| thread.join().expect("asking does not panic"));
+        // Where the path is broken the other side would never hear of the end.
+        let _ = self.ends[1].shutdown(Shutdown::Both);
         let _ = self.answering.take().map(JoinHandle::join);
         outcome
     }
@@ -73,6 +78,7 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        let _ = self.ends[0].shutdown(Shutdown::Both);
         self.stopped();
     }
 }

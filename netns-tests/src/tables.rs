@@ -17,7 +17,8 @@ pub struct Tables {
     pub nodes: BTreeSet<String>,
     /// The addresses behind the FDB entries of our tunnels.
     pub forwarding: BTreeSet<String>,
-    /// The addresses of our tunnels' permanent neighbours.
+    /// Destinations of the routes whose gateways are permanent neighbours of our tunnels, and the addresses of such
+    /// neighbours that no route needs.
     pub neighbours: BTreeSet<String>,
 }
 
@@ -28,33 +29,25 @@ impl Tables {
     /// When ip(8) or bridge(8) fails.
     pub fn of(node: &Space) -> Tables {
         let mut tables = Tables::default();
-        let routes = |command: &str| {
-            let said = node.sh(&format!("{command} proto {PROTOCOL}"));
-            // Those of our own pods lead nowhere and to no peer.
-            let lines =
-                said.lines().filter(|line| !line.starts_with("unreachable") && !line.contains("dev lo"));
-            lines.map(str::to_owned).collect::<Vec<_>>()
-        };
-        for line in
-            routes("ip -4 route show table all").into_iter().chain(routes("ip -6 route show table all"))
-        {
+        let mut idle = neighbours(node);
+        let known = idle.clone();
+        for line in routes(node) {
             let destination = line.split_whitespace().next().unwrap_or_default().to_owned();
-            let of_nodes = line.contains(" table ");
-            if of_nodes {
-                tables.nodes.insert(destination)
-            } else {
-                tables.routes.insert(destination)
-            };
+            if line.contains(" table ") {
+                tables.nodes.insert(destination);
+                continue;
+            }
+            let gateway = word_after(&line, "via").unwrap_or_default();
+            idle.remove(&gateway);
+            if known.contains(&gateway) {
+                tables.neighbours.insert(destination.clone());
+            }
+            tables.routes.insert(destination);
         }
-        for line in node.sh("bridge fdb show").lines().filter(|line| line.contains("dev bowline")) {
-            let mut words = line.split_whitespace().skip_while(|word| *word != "dst");
-            tables.forwarding.extend(words.nth(1).map(str::to_owned));
-        }
-        let neighbours =
-            node.sh("ip -4 neigh show nud permanent") + &node.sh("ip -6 neigh show nud permanent");
-        for line in neighbours.lines().filter(|line| line.contains("dev bowline")) {
-            tables.neighbours.extend(line.split_whitespace().next().map(str::to_owned));
-        }
+        tables.neighbours.extend(idle);
+        let entries = node.sh("bridge fdb show");
+        let ours = entries.lines().filter(|line| line.contains("dev bowline"));
+        tables.forwarding.extend(ours.filter_map(|line| word_after(line, "dst")));
         tables
     }
 
@@ -69,7 +62,7 @@ impl Tables {
                 tables.routes.insert(cidr.clone());
                 tables.nodes.insert(ip.to_string());
                 tables.forwarding.insert(ip.to_string());
-                tables.neighbours.extend(cidr.split('/').next().map(str::to_owned));
+                tables.neighbours.insert(cidr.clone());
             }
         }
         tables
@@ -90,4 +83,26 @@ impl Tables {
         }
         text
     }
+}
+
+/// Our routes that lead to other nodes, as ip(8) writes them; those of our own pods lead nowhere.
+fn routes(node: &Space) -> Vec<String> {
+    let both =
+        ["-4", "-6"].map(|family| node.sh(&format!("ip {family} route show table all proto {PROTOCOL}")));
+    let lines = both.iter().flat_map(|said| said.lines());
+    lines
+        .filter(|line| !line.starts_with("unreachable") && !line.contains("dev lo"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The permanent neighbours of our tunnels.
+fn neighbours(node: &Space) -> BTreeSet<String> {
+    let both = ["-4", "-6"].map(|family| node.sh(&format!("ip {family} neigh show nud permanent")));
+    let ours = both.iter().flat_map(|said| said.lines()).filter(|line| line.contains("dev bowline"));
+    ours.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
+}
+
+fn word_after(line: &str, word: &str) -> Option<String> {
+    line.split_whitespace().skip_while(|found| *found != word).nth(1).map(str::to_owned)
 }

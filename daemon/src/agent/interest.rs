@@ -67,7 +67,8 @@ impl Interest {
             return is_gone;
         }
         let decides_uplink = route.dst.prefix() == 0 && route.table == kernel::route::MAIN;
-        decides_uplink || (!is_gone && self.destinations.contains(&route.dst))
+        // In front of ours, or out of our way again.
+        decides_uplink || self.destinations.contains(&route.dst)
     }
 
     /// FDB entries are neighbours too, of family AF_BRIDGE. All of ours are permanent.

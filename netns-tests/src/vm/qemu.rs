@@ -87,6 +87,7 @@ fn write_initramfs(to: &Path, kernel: &Path, version: &str, script: &str) -> io:
         archive.directory(made)?;
     }
     archive.file("init", include_bytes!("../../vm/init-qemu"))?;
+    let script = format!("export LAB_BOWLINED={}\n{script}", daemon::program("bowlined").display());
     archive.file("script", script.as_bytes())?;
     let mut programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| found(name)).collect();
     programs.push(std::env::current_exe()?);
@@ -97,6 +98,8 @@ fn write_initramfs(to: &Path, kernel: &Path, version: &str, script: &str) -> io:
         archive.copy(program)?;
         libraries(program)?.iter().try_for_each(|library| archive.copy(library))?;
     }
+    // The daemon's HTTP client wants authorities, whether it needs them or not.
+    archive.copy(Path::new("/etc/ssl/certs/ca-certificates.crt"))?;
     archive.link("usr/bin/sh", "busybox")?;
     archive.link("usr/sbin/modprobe", "../bin/busybox")?;
     let modules = format!("lib/modules/{version}");

@@ -4,7 +4,7 @@ use lab::by_hand::{self, Path};
 use lab::capture::Tunnel;
 use lab::cluster::{Families, Shape};
 use lab::traffic::{Fate, Server, ask_tcp, is_silent_ping, ping, ping_of_size};
-use lab::{Cluster, Packet};
+use lab::{Cluster, Conversation, Packet};
 
 /// Nodes, switches, router and outside reach each other, and nobody knows pods.
 #[test]
@@ -49,4 +49,20 @@ fn by_hand_paths_carry_pods_and_captures_tell_them_apart() {
             }
         }
     }
+}
+
+/// A conversation tells how long it was held up.
+#[test]
+fn a_conversation_notices() {
+    let cluster = Cluster::new(&Shape::flat(2, Families::V4)).unwrap();
+    let (node, peer) = (cluster.node(0), cluster.node(1));
+    let address = peer.entry().ips[0];
+    let talk = Conversation::start(node, peer, address);
+    talk.goes_on();
+    node.sh("ip link set eth0 down");
+    // How long it is held up is the point.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    node.sh("ip link set eth0 up");
+    talk.goes_on();
+    assert!(talk.end() >= std::time::Duration::from_millis(100));
 }

@@ -1,3 +1,8 @@
 //! What daemons make of single nodes, told as stories with real packets between nodes.
 
+mod api;
+mod churn;
 mod instrument;
+mod mistakes;
+mod reach;
+mod repair;

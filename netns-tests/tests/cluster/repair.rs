@@ -20,13 +20,20 @@ fn state(node: &Space) -> String {
     for command in commands {
         let said = node.try_sh(command).unwrap_or_else(|e| e.to_string());
         // A link that was made again has another number.
-        let mut lines: Vec<&str> =
-            said.lines().map(|line| line.trim_start_matches(|c: char| c.is_ascii_digit())).collect();
+        let mut lines: Vec<&str> = said.lines().map(without_number).collect();
         lines.sort_unstable();
         text.push_str(&format!("{command}\n{}\n", lines.join("\n")));
     }
     text.push_str(&format!("{:#?}", Tables::of(node)));
     text
+}
+
+/// A line of ip(8) without the number of the link that it begins with.
+fn without_number(line: &str) -> &str {
+    match line.split_once(": ") {
+        Some((number, rest)) if number.parse::<u32>().is_ok() => rest,
+        _ => line,
+    }
 }
 
 /// The lines of one text that the other lacks, both ways.
@@ -42,9 +49,10 @@ fn difference(before: &str, after: &str) -> String {
 
 /// Node 0 of two with its daemons, and pods that talk over both families.
 struct Pair {
-    cluster: Cluster,
-    daemons: Vec<Daemon>,
+    // In this order they end.
     talks: Vec<Conversation>,
+    daemons: Vec<Daemon>,
+    cluster: Cluster,
     mode: &'static str,
 }
 
@@ -107,7 +115,6 @@ fn drift_of_vxlan_is_repaired() {
         "nft delete table inet bowline_node",
         "nft flush ruleset",
         "ip route del unreachable 10.244.0.0/24 proto 98",
-        "sysctl -q net.ipv4.ip_forward=0",
     ]);
 }
 
@@ -117,12 +124,17 @@ fn drift_of_routed_is_repaired() {
     pair.repairs(&[
         "ip route del 10.244.1.0/24",
         "ip -6 route del fd00:244:1::/64",
-        "ip route replace 10.244.1.0/24 via 172.16.0.1 proto 98",
         "nft delete table inet bowline_node",
     ]);
-    // The kernel flushes the routes of a link that goes down; the node's own come back by its administrator.
+    // Another's route is not bowline's to remove: it is told, and once it is gone ours comes back.
     let node = pair.cluster.node(0);
     let before = state(node);
+    node.sh("ip route replace 10.244.1.0/24 via 172.16.0.1");
+    until("the clash to be told", || (node.metric("bowline_peers", "problem") == Some(1.0)).then_some(()));
+    node.sh("ip route del 10.244.1.0/24 via 172.16.0.1");
+    until_nothing("our route to come back", || difference(&before, &state(node)));
+    pair.talk_goes_on();
+    // The kernel flushes the routes of a link that goes down; the node's own come back by its administrator.
     node.ip_batch(
         "link set eth0 down\nlink set eth0 up\n\
          route replace default via 172.16.0.1\naddr replace 2001:db8::a/64 dev eth0 nodad\nroute replace default via 2001:db8::1\n",
