@@ -12,11 +12,11 @@
 //! filters are content on both sides.
 
 mod check;
+mod model;
 mod mtu;
 mod screen;
 mod show;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
@@ -27,173 +27,12 @@ use crate::topology::{Local, Mode, Peer, Settings, Uplink};
 use crate::{Family, NODES_TABLE, mac};
 
 pub use check::check;
+pub use model::{Forward, Hop, Neighbour, Plan, Problem, Route, Rule, Tunnel, TunnelKind, WireguardPeer};
 
 /// Preference of the rules that send pods' packets to [`crate::NODES_TABLE`]: before the main table's 32766.
 pub const RULE_PRIORITY: u32 = 9800;
 /// Metric of the routes that refuse packets for pods that don't exist: any other route to the same network goes first.
 pub const LAST_RESORT: u32 = 65_535;
-
-/// What the kernel is to hold. Every list is sorted and without duplicates.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    /// Tunnel devices.
-    pub tunnels: Vec<Tunnel>,
-    /// Which hardware address answers for a peer's tunnel address (VXLAN).
-    pub neighbours: Vec<Neighbour>,
-    /// Which node has a hardware address (VXLAN).
-    pub fdb: Vec<Forward>,
-    /// Peers of WireGuard devices.
-    pub wireguard: Vec<WireguardPeer>,
-    /// Routes.
-    pub routes: Vec<Route>,
-    /// Routing rules.
-    pub rules: Vec<Rule>,
-    /// MTU of pods in bytes; 0 when this node has pods of no family.
-    pub mtu: u32,
-    /// Peers that cannot be reached, in whole or in one family, and why.
-    pub problems: Vec<Problem>,
-    /// Who has a node address, or the pod CIDR with a network address: for messages.
-    pub nodes: BTreeMap<IpAddr, String>,
-}
-
-/// A tunnel device. It carries the packets of one family, over the same family.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tunnel {
-    /// Its name, at most 15 bytes.
-    pub name: String,
-    /// What it is.
-    pub kind: TunnelKind,
-    /// Its only address: [`tunnel_ip`] as a host.
-    pub address: IpNetwork,
-    /// Its hardware address, where it has one.
-    pub mac: Option<Mac>,
-    /// MTU in bytes.
-    pub mtu: u32,
-}
-
-/// Kinds of tunnel with what cannot be changed once it is made.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TunnelKind {
-    /// VXLAN without learning.
-    Vxlan {
-        /// Network identifier.
-        vni: u32,
-        /// UDP port.
-        port: u16,
-        /// Outer source address.
-        local: IpAddr,
-        /// Name of the link that packets leave by.
-        underlay: String,
-        /// Whether checksums may be left to the card; `None` decides by the kernel's version.
-        checksum_offload: Option<bool>,
-    },
-    /// IP in IP: `ipip`, or `ip6tnl` where `local` is an IPv6 address. The next hop is the outer destination.
-    Ipip {
-        /// Outer source address.
-        local: IpAddr,
-        /// Name of the link that packets leave by.
-        underlay: String,
-    },
-    /// WireGuard.
-    Wireguard {
-        /// UDP port.
-        port: u16,
-    },
-}
-
-/// A permanent neighbour entry.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Neighbour {
-    /// Name of the device.
-    pub device: String,
-    /// Next hop of a peer's routes: its tunnel address, of IPv6 the link-local address of its hardware address.
-    pub ip: IpAddr,
-    /// Hardware address of its VXLAN device.
-    pub mac: Mac,
-}
-
-/// An entry of a VXLAN device's forwarding database.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Forward {
-    /// Name of the device.
-    pub device: String,
-    /// Hardware address of a peer's VXLAN device.
-    pub mac: Mac,
-    /// The peer's node address.
-    pub to: IpAddr,
-}
-
-/// A peer of a WireGuard device.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WireguardPeer {
-    /// Name of the device.
-    pub device: String,
-    /// Public key.
-    pub key: [u8; 32],
-    /// Where its packets go.
-    pub endpoint: SocketAddr,
-    /// Which addresses are behind it, sorted.
-    pub allowed: Vec<IpNetwork>,
-}
-
-/// A route.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
-    /// Table.
-    pub table: u32,
-    /// Destination.
-    pub dst: IpNetwork,
-    /// Where to.
-    pub hop: Hop,
-}
-
-/// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hop {
-    /// To `gateway`, an address on the subnet of the link called `device`.
-    Direct {
-        /// Name of the link.
-        device: String,
-        /// Node address of a peer.
-        gateway: IpAddr,
-    },
-    /// Into a tunnel; to `gateway`, which is taken to be on the link.
-    Tunnel {
-        /// Name of the device.
-        device: String,
-        /// A neighbour (VXLAN) or the node address (IP in IP) of a peer; WireGuard looks at the destination.
-        gateway: Option<IpAddr>,
-    },
-    /// Into a tunnel that is told the outer addresses with each packet.
-    Encapsulated {
-        /// Name of the device.
-        device: String,
-        /// Outer source.
-        from: IpAddr,
-        /// Outer destination: the node address of a peer.
-        to: IpAddr,
-    },
-    /// Nowhere: ICMP unreachable, with metric [`LAST_RESORT`].
-    Unreachable,
-}
-
-/// A routing rule: packets from `from` look in `table` before the main table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
-    /// Source.
-    pub from: IpNetwork,
-    /// Table.
-    pub table: u32,
-}
-
-/// Why a peer cannot be reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// Name of the node; empty when it is this one.
-    pub peer: String,
-    /// What is wrong.
-    pub what: String,
-}
 
 /// The address of a node's tunnel device: the network address of its pod CIDR, which no pod ever gets.
 pub fn tunnel_ip(pod_cidr: IpNetwork) -> IpAddr {
@@ -234,6 +73,8 @@ struct Remote<'a> {
     ip: IpAddr,
     pods: IpNetwork,
     key: Option<[u8; 32]>,
+    /// Hardware address of its VXLAN device, where it has one.
+    mac: Option<Mac>,
     path: Path,
 }
 
@@ -302,7 +143,6 @@ impl Plan {
         let mode = site.settings.mode;
         self.nodes.insert(peer.ip, peer.name.to_owned());
         self.nodes.insert(peer.pods.network(), peer.name.to_owned());
-        self.nodes.insert(next_hop(peer), peer.name.to_owned());
         if peer.path == Path::Direct {
             let hop = Hop::Direct { device: site.uplink.link.name.clone(), gateway: peer.ip };
             self.routes.push(Route { table: MAIN, dst: peer.pods, hop });
@@ -310,6 +150,7 @@ impl Plan {
         }
         let device = device_name(mode, site.settings.vni, site.family);
         let next = next_hop(peer);
+        self.nodes.insert(next, peer.name.to_owned());
         let tunnel = |gateway| Hop::Tunnel { device: device.clone(), gateway };
         let hop = match (mode, site.family) {
             (Mode::Wireguard, _) => tunnel(None),
@@ -322,19 +163,18 @@ impl Plan {
         };
         self.routes.push(Route { table: MAIN, dst: peer.pods, hop: hop.clone() });
         self.routes.push(Route { table: NODES_TABLE, dst: host(peer.ip), hop });
-        match (mode, peer.key) {
-            (Mode::Wireguard, Some(key)) => {
+        match (&peer.mac, peer.key) {
+            (None, Some(key)) => {
                 let endpoint = SocketAddr::new(peer.ip, site.wireguard_port(site.settings.wireguard_port));
                 let mut allowed = vec![peer.pods, host(peer.ip)];
                 allowed.sort();
                 self.wireguard.push(WireguardPeer { device, key, endpoint, allowed });
             }
-            (Mode::Vxlan | Mode::CrossSubnet, _) => {
-                let mac = mac::vtep(peer.ip);
+            (Some(mac), _) => {
                 self.neighbours.push(Neighbour { device: device.clone(), ip: next, mac: mac.clone() });
-                self.fdb.push(Forward { device, mac, to: peer.ip });
+                self.fdb.push(Forward { device, mac: mac.clone(), to: peer.ip });
             }
-            _ => {}
+            (None, None) => {}
         }
     }
 
@@ -384,7 +224,7 @@ pub fn device_name(mode: Mode, vni: u32, family: Family) -> String {
 /// By which a VXLAN device finds a peer. An IPv6 next hop that is not link-local is refused as soon as any other link's
 /// route covers it, `onlink` or not (Linux to this day).
 fn next_hop(peer: &Remote<'_>) -> IpAddr {
-    let link_local = || mac::vtep(peer.ip).link_local().map(|network| network.ip());
+    let link_local = || Some(peer.mac.as_ref()?.link_local()?.ip());
     match peer.ip {
         IpAddr::V4(_) => tunnel_ip(peer.pods),
         IpAddr::V6(_) => link_local().unwrap_or_else(|| tunnel_ip(peer.pods)),

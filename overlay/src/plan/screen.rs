@@ -29,7 +29,7 @@ pub(super) fn reachable<'a>(
     // A network comes before those within it, and which of two equals comes first depends on nothing but their names.
     remotes.sort_by(|a, b| (a.pods, a.name, a.ip).cmp(&(b.pods, b.name, b.ip)));
     let mut distinct = Distinct::default();
-    remotes.retain(|remote| match distinct.admit(site.settings.mode, remote) {
+    remotes.retain(|remote| match distinct.admit(remote) {
         Ok(()) => true,
         Err(what) => {
             complain(remote.name, what);
@@ -72,7 +72,10 @@ fn remote<'a>(site: &Site<'_>, peer: &'a Peer) -> Result<Option<Remote<'a>>, Str
     if site.settings.mode == Mode::Wireguard && peer.wireguard_key.is_none() {
         return Err("has not published its WireGuard key yet".to_owned());
     }
-    Ok(Some(Remote { name: &peer.name, ip, pods, key: peer.wireguard_key, path }))
+    let mode = site.settings.mode;
+    let key = peer.wireguard_key.filter(|_| mode == Mode::Wireguard);
+    let mac = matches!(mode, Mode::Vxlan | Mode::CrossSubnet).then(|| mac::vtep(ip));
+    Ok(Some(Remote { name: &peer.name, ip, pods, key, mac, path }))
 }
 
 /// What earlier peers have taken. Two names may share an address: a node that registered anew, beside its old self.
@@ -85,23 +88,22 @@ struct Distinct<'a> {
 }
 
 impl<'a> Distinct<'a> {
-    fn admit(&mut self, mode: Mode, remote: &Remote<'a>) -> Result<(), String> {
+    fn admit(&mut self, remote: &Remote<'a>) -> Result<(), String> {
         let Remote { name, ip, pods, key, .. } = *remote;
         if let Some((taken, owner)) = self.pods
             && dual::overlap(taken, pods)
         {
             return Err(format!("has the pod CIDR {pods}, which overlaps {taken} of {owner}"));
         }
-        if matches!(mode, Mode::Vxlan | Mode::CrossSubnet) {
-            let mac = mac::vtep(ip);
-            let (taken, owner) = *self.macs.entry(mac).or_insert((ip, name));
+        if let Some(mac) = &remote.mac {
+            let (taken, owner) = *self.macs.entry(mac.clone()).or_insert((ip, name));
             if taken != ip {
                 return Err(format!(
                     "has the address {ip}, which hashes like {taken} of {owner}: give it another"
                 ));
             }
         }
-        if let Some(key) = key.filter(|_| mode == Mode::Wireguard) {
+        if let Some(key) = key {
             let (taken, owner) = *self.keys.entry(key).or_insert((ip, name));
             if taken != ip {
                 return Err(format!(
