@@ -6,7 +6,7 @@
 //! Looking for entries means a walk through the whole hash table, 6 ms for 262,144 buckets however few entries
 //! there are, so one flush is one walk where possible, and none in a namespace without entries.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::netlink::attr::{ip, u32_be};
 use crate::netlink::{Message, Op, Reply, Socket, attrs};
@@ -29,6 +29,7 @@ const FLAG_DST_PORT: u32 = 1 << 5;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 /// Bytes of the nfgenmsg before the attributes of a reply.
 const FAMILY_HEADER: usize = 4;
@@ -61,6 +62,68 @@ pub fn flush(socket: &mut Socket, filter: &Filter) -> Result<usize> {
         socket.apply(&removals)?;
     }
     Ok(flushed)
+}
+
+/// One direction of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuple {
+    /// From where.
+    pub source: SocketAddr,
+    /// Where to.
+    pub destination: SocketAddr,
+}
+
+/// Both directions of a flow: with a translation, the answers come from elsewhere than what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// As the sender saw it.
+    pub original: Tuple,
+    /// As answers come.
+    pub reply: Tuple,
+}
+
+/// Removes the entries of one family and protocol for which `is_stale` is true, and returns how many there were.
+/// Entries of protocols without ports are never asked about.
+///
+/// # Errors
+/// As [`flush`].
+pub fn flush_where(
+    socket: &mut Socket,
+    (is_ipv4, protocol): (bool, u8),
+    mut is_stale: impl FnMut(&Flow) -> bool,
+) -> Result<usize> {
+    if count(socket)? == 0 {
+        return Ok(0);
+    }
+    let family = if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 };
+    let query = Query { family: u8::try_from(family).unwrap_or(0), protocol, port: 0 };
+    let replies = list(socket, &query)?;
+    let stale = replies.iter().filter(|reply| {
+        flow(&reply.payload).is_some_and(|flow| flow.protocol == protocol && is_stale(&flow))
+    });
+    let removals: Vec<Op> = stale.filter_map(|reply| removal(&reply.payload, &Filter::default())).collect();
+    socket.apply(&removals)?;
+    Ok(removals.len())
+}
+
+fn flow(payload: &[u8]) -> Option<Flow> {
+    let entry = attrs(payload.get(FAMILY_HEADER..)?);
+    let original = entry.find_attr(TUPLE_ORIG)?;
+    let protocol = *attrs(attrs(original).find_attr(TUPLE_PROTO)?).find_attr(PROTO_NUM)?.first()?;
+    Some(Flow { protocol, original: tuple(original)?, reply: tuple(entry.find_attr(TUPLE_REPLY)?)? })
+}
+
+/// Source comes before destination in a tuple's addresses, in either family.
+fn tuple(bytes: &[u8]) -> Option<Tuple> {
+    let mut ips = addresses(bytes);
+    let proto = attrs(attrs(bytes).find_attr(TUPLE_PROTO)?);
+    let port = |attribute| Some(u16::from_be_bytes(proto.find_attr(attribute)?.try_into().ok()?));
+    Some(Tuple {
+        source: SocketAddr::new(ips.next()?, port(PROTO_SRC_PORT)?),
+        destination: SocketAddr::new(ips.next()?, port(PROTO_DST_PORT)?),
+    })
 }
 
 /// How many entries the namespace has.
@@ -219,6 +282,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_is_read_in_both_directions() {
+        let read = flow(&entry(UDP, 53, [10, 1, 0, 5])).expect("an entry");
+        let at = |ip: [u8; 4], port| SocketAddr::from((ip, port));
+        assert_eq!(read.protocol, UDP);
+        assert_eq!(read.original.source, at([192, 0, 2, 1], 4000));
+        assert_eq!(read.original.destination, at([192, 0, 2, 2], 53));
+        assert_eq!(read.reply.source, at([10, 1, 0, 5], 4000));
+    }
+
+    #[test]
     fn walks_are_few() {
         let filter = |protocols: &[u8], ports: &[u16], addresses: &[&str]| Filter {
             protocols: protocols.into(),
@@ -240,6 +313,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_from_the_kernel_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             removal(&bytes, &Filter::default());
+            flow(&bytes);
         }
 
         #[test]
@@ -249,6 +323,7 @@ mod tests {
             bytes[at] = byte;
             bytes.truncate(cut);
             removal(&bytes, &Filter::default());
+            flow(&bytes);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! gets; nothing is decided after it. [`nftables`] translates a plan into a table of its own and keeps it so.
 //! README.md beside this crate explains the table, hook by hook.
 
+pub mod conntrack;
 pub mod nftables;
 pub mod plan;
 pub mod state;

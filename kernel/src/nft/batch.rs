@@ -189,27 +189,43 @@ impl Batch {
 
     /// Adds elements. One that exists with the same data is left as it is, comment included; one that exists with
     /// other data is an error (EEXIST).
-    pub fn add_elements(&mut self, table: &Table<'_>, set: &str, elements: &[Element]) -> &mut Self {
+    pub fn add_elements<'e>(
+        &mut self,
+        table: &Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'e Element>,
+    ) -> &mut Self {
         self.elements(wire::MSG_NEWSETELEM, NLM_F_CREATE, ("add", table, set), elements)
     }
 
     /// Adds elements that must be new.
-    pub fn create_elements(&mut self, table: &Table<'_>, set: &str, elements: &[Element]) -> &mut Self {
+    pub fn create_elements<'e>(
+        &mut self,
+        table: &Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'e Element>,
+    ) -> &mut Self {
         self.elements(wire::MSG_NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, ("create", table, set), elements)
     }
 
     /// Deletes elements by their keys.
-    pub fn delete_elements(&mut self, table: &Table<'_>, set: &str, elements: &[Element]) -> &mut Self {
+    pub fn delete_elements<'e>(
+        &mut self,
+        table: &Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'e Element>,
+    ) -> &mut Self {
         self.elements(wire::MSG_DELSETELEM, 0, ("delete", table, set), elements)
     }
 
-    fn elements(
+    fn elements<'e>(
         &mut self,
         kind: u16,
         flags: i32,
         (verb, table, set): (&str, &Table<'_>, &str),
-        elements: &[Element],
+        elements: impl IntoIterator<Item = &'e Element>,
     ) -> &mut Self {
+        let elements: Vec<&Element> = elements.into_iter().collect();
         for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let mut message = element_request(kind, flags, table, set);
             message.nested(wire::ELEM_LIST_ELEMENTS, |m| {

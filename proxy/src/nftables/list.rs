@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kernel::nft::{Data, Element, End, Type, Value, fields, key};
 
-use super::layout::{Map, WAYS, WAYS_BY_SOURCE};
+use super::layout::{Entry, Map, WAYS, WAYS_BY_SOURCE};
 use super::observe::Observed;
 use super::pool::{Pool, WAY_BITS};
 use super::spread::WAY;
@@ -14,7 +14,7 @@ use crate::Family;
 pub(super) fn lines(observed: &Observed, family: Family) -> Vec<String> {
     let pools = observed.pools(family);
     let mut lines: Vec<String> = Vec::new();
-    for ((map, ..), element) in &observed.elements {
+    for Entry { map, element } in observed.elements.iter() {
         let what = match map {
             Map::Frontends | Map::NodePorts => follow(observed, &pools, element, WAYS.name),
             // Reached from frontends.
@@ -34,7 +34,7 @@ fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, w
     if chain == "by-source" {
         for map in [Map::Inside, Map::Outside] {
             let pool = key(&[Value::ClassId(number & !WAY)]);
-            if let Some(element) = observed.elements.get(&(map, pool, End::Single)) {
+            if let Some(element) = observed.elements.find(map, &pool) {
                 let there = follow(observed, pools, element, WAYS_BY_SOURCE.name);
                 text += &format!(", {}{there}", map.name());
             }

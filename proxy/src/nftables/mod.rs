@@ -25,7 +25,7 @@ use kernel::nft::{self, Batch, Chain, Element, Table, Value, Verdict};
 use crate::Family;
 use crate::plan::{ServicePlan, Site};
 use crate::state::ServicePortName;
-use diff::Diff;
+use diff::{Diff, Elements};
 use layout::{WAYS, WAYS_BY_SOURCE};
 use observe::Observed;
 use programmed::State;
@@ -131,9 +131,9 @@ impl Dataplane {
 
     fn sync_everything(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<(State, Report)> {
         let table = layout::table(self.family);
-        let observed = Observed::read(&mut self.socket, &table)?;
+        let mut observed = Observed::read(&mut self.socket, &table)?;
         let (state, desired) = State::full(plan, state, &observed)?;
-        let diff = Diff::new(&observed.elements, &desired);
+        let diff = Diff::new(std::mem::take(&mut observed.elements), desired);
         let mut batch = Batch::new();
         write_chains(&mut batch, &table, &plan.site, (&state, &observed));
         diff.write(&mut batch, &table);
@@ -143,7 +143,7 @@ impl Dataplane {
             Err(_) if observed.exists => {
                 let fresh = Observed::default();
                 let (state, desired) = State::full(plan, None, &fresh)?;
-                let diff = Diff::new(&fresh.elements, &desired);
+                let diff = Diff::new(Elements::default(), desired);
                 let mut batch = Batch::new();
                 batch.destroy_table(&table);
                 write_chains(&mut batch, &table, &plan.site, (&state, &fresh));

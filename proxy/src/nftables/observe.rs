@@ -5,23 +5,21 @@ use std::net::SocketAddr;
 
 use kernel::Result;
 use kernel::netlink::Socket;
-use kernel::nft::{self, Data, Element, End, Table, Type, Value, Verdict, key};
+use kernel::nft::{self, Data, Element, Table, Type, Value, Verdict, key};
 
-use super::layout::{Map, WAYS, WAYS_BY_SOURCE};
+use super::diff::Elements;
+use super::layout::{Entry, Map, WAYS, WAYS_BY_SOURCE};
 use super::pool::{Pool, WAY_BITS};
 use super::spread::{Spread, WAY};
 use crate::Family;
 use crate::plan::{Frontend, PortPlan};
-
-/// What makes an element one of its kind.
-pub(super) type Key = (Map, Vec<u8>, End);
 
 /// The table as it is.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     /// Whether there is a table at all.
     pub(super) exists: bool,
-    pub(super) elements: BTreeMap<Key, Element>,
+    pub(super) elements: Elements,
     /// Way and chain of both verdict maps.
     pub(super) ways: BTreeMap<(&'static str, u32), String>,
     pub(super) chains: Vec<String>,
@@ -35,11 +33,12 @@ impl Observed {
         if !observed.exists {
             return Ok(observed);
         }
+        let mut entries = Vec::new();
         for map in Map::ALL {
-            for element in nft::list_elements(socket, table, map.name())? {
-                observed.elements.insert((map, element.key.clone(), element.end.clone()), element);
-            }
+            let elements = nft::list_elements(socket, table, map.name())?;
+            entries.extend(elements.into_iter().map(|element| Entry { map, element }));
         }
+        observed.elements = Elements::new(entries);
         for map in [WAYS.name, WAYS_BY_SOURCE.name] {
             for element in nft::list_elements(socket, table, map)? {
                 if let (Some(way), Some(Data::Verdict(Verdict::Goto(chain)))) =
@@ -65,11 +64,12 @@ impl Observed {
     /// The pools by their numbers, slots in order up to the first gap.
     pub(super) fn pools(&self, family: Family) -> BTreeMap<u32, Pool> {
         let numbers: BTreeMap<u32, SocketAddr> = self
+            .elements
             .of(Map::Numbers)
             .filter_map(|element| Some((number(&element.key)?, endpoint(element, family)?)))
             .collect();
         let mut slots: BTreeMap<(u32, u32), (SocketAddr, Option<u32>)> = BTreeMap::new();
-        for element in self.of(Map::Endpoints).chain(self.of(Map::Slots)) {
+        for element in self.elements.of(Map::Endpoints).chain(self.elements.of(Map::Slots)) {
             let Ok(&[Value::ClassId(base), Value::Mark(slot)]) =
                 nft::fields(&[Type::ClassId, Type::Mark], &element.key).as_deref()
             else {
@@ -104,11 +104,11 @@ impl Observed {
                 Some(ip) => (Map::Frontends, key(&[(*ip).into(), proto, Value::Port(*port)])),
                 None => (Map::NodePorts, key(&[proto, Value::Port(*port)])),
             };
-            if let Some(number) = self.number_of(map, key) {
+            if let Some(number) = self.number_of(map, &key) {
                 found.insert(number >> WAY_BITS);
                 for map in [Map::Inside, Map::Outside] {
                     let split = nft::key(&[Value::ClassId(number >> WAY_BITS << WAY_BITS)]);
-                    found.extend(self.number_of(map, split).map(|number| number >> WAY_BITS));
+                    found.extend(self.number_of(map, &split).map(|number| number >> WAY_BITS));
                 }
             }
         }
@@ -116,16 +116,8 @@ impl Observed {
         found
     }
 
-    fn number_of(&self, map: Map, key: Vec<u8>) -> Option<u32> {
-        data(self.elements.get(&(map, key, End::Single))?).and_then(number)
-    }
-
-    fn of(&self, map: Map) -> impl Iterator<Item = &Element> {
-        let from = (map, Vec::new(), End::Single);
-        self.elements
-            .range(from..)
-            .take_while(move |((other, ..), _)| *other == map)
-            .map(|(_, element)| element)
+    fn number_of(&self, map: Map, key: &[u8]) -> Option<u32> {
+        data(self.elements.find(map, key)?).and_then(number)
     }
 }
 

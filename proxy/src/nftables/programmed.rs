@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kernel::nft::Element;
 use kernel::{Error, Result};
 
-use super::diff::{Diff, keyed};
+use super::diff::{Diff, Elements};
 use super::layout::{Entry, Map};
-use super::observe::{Key, Observed};
+use super::observe::Observed;
 use super::pool::{Pool, PoolIds};
 use super::render::{self, Programmed};
 use super::spread::{Spread, Ways};
@@ -49,7 +48,7 @@ impl State {
         plan: &ServicePlan,
         former: Option<State>,
         observed: &Observed,
-    ) -> Result<(Self, BTreeMap<Key, Element>)> {
+    ) -> Result<(Self, Elements)> {
         let mut state = State {
             site: plan.site.clone(),
             ports: BTreeMap::new(),
@@ -76,7 +75,7 @@ impl State {
         for entry in entries.iter().filter(|entry| entry.map.is_shared()) {
             *state.shared.entry((entry.map, entry.element.key.clone())).or_default() += 1;
         }
-        Ok((state, keyed(entries)))
+        Ok((state, Elements::new(entries)))
     }
 
     /// Takes over the plans of changed Service ports. None when there is no room left: a full sync may find some.
@@ -106,7 +105,7 @@ impl State {
         changes.spreads.sort_unstable();
         changes.spreads.dedup();
         let (old, new) = (self.unshare(old), self.share(new));
-        changes.diff = Diff::new(&keyed(old), &keyed(new));
+        changes.diff = Diff::new(Elements::new(old), Elements::new(new));
         Some(changes)
     }
 

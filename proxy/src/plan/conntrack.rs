@@ -53,6 +53,14 @@ pub fn stale(old: &ServicePlan, new: &ServicePlan, changed: &BTreeSet<ServicePor
     changed.iter().filter(|name| name.protocol != Protocol::Tcp).filter_map(of_change).collect()
 }
 
+impl Stale {
+    /// Whether it is about a flow to `destination` that `server` answers.
+    pub fn includes(&self, destination: SocketAddr, server: SocketAddr) -> bool {
+        let destination = Destination { ip: destination.ip(), port: destination.port() };
+        self.destinations.binary_search(&destination).is_ok() && !self.serving.contains(&server)
+    }
+}
+
 fn destinations(plan: &ServicePlan, port: &PortPlan) -> Vec<Destination> {
     let mut found = Vec::new();
     for frontend in &port.frontends {

@@ -1,0 +1,116 @@
+//! What Services cost: `cargo run --release -p bowline-proxy --example scale -- [SERVICES] [ENDPOINTS]`, as root.
+//!
+//! Makes a network namespace of its own, plans and syncs so many Services there with so many endpoints each, and then
+//! changes one endpoint a thousand times. Prints milliseconds.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use proxy::nftables::{Dataplane, Report};
+use proxy::plan::DetectLocal;
+use proxy::state::{Endpoint, EndpointSlice, Protocol, Service, ServiceName, ServicePort, SlicePort};
+use proxy::{DualStack, Family, ServicePlan, Settings, Snapshot};
+
+const CHANGES: u32 = 1000;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u32>());
+    let services = numbers.next().transpose()?.unwrap_or(5000);
+    let endpoints = numbers.next().transpose()?.unwrap_or(4);
+    let space = lab::Space::new_node()?;
+    space.run(|| measure(services, endpoints)).map_err(Into::into)
+}
+
+fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
+    let settings = Settings {
+        detect_local: DetectLocal::ClusterCidr(DualStack { v4: "10.0.0.0/9".parse().ok(), v6: None }),
+        ..Settings::default()
+    };
+    let mut snapshot = Snapshot::default();
+    for number in 0..services {
+        snapshot.set_service(service(number));
+        snapshot.set_slice("only", slice(number, endpoints, 0));
+    }
+    let planning = Instant::now();
+    let mut plan = ServicePlan::new(&snapshot, &settings, Family::V4);
+    println!("{services} Services x {endpoints} endpoints");
+    println!("  plan                        {}", ms(planning.elapsed()));
+    let mut dataplane = Dataplane::open(Family::V4)?;
+    show("first sync", &dataplane.sync(&plan, None)?);
+    show("second sync, everything read", &dataplane.sync(&plan, None)?);
+    show("after a restart", &Dataplane::open(Family::V4)?.sync(&plan, None)?);
+
+    let mut took: Vec<(Duration, usize)> = Vec::new();
+    for round in 1..=CHANGES {
+        let number = round.wrapping_mul(7919) % services;
+        // One endpoint is replaced, or leaves.
+        let (count, generation) = [(endpoints, round), (endpoints - 1, 0)][round as usize % 2];
+        let changed_slice = slice(number, count, generation);
+        let started = Instant::now();
+        if !snapshot.set_slice("only", changed_slice) {
+            continue;
+        }
+        let touched = plan.update(&snapshot, &BTreeSet::from([name(number)]));
+        let report = dataplane.sync(&plan, Some(&touched))?;
+        took.push((started.elapsed(), report.elements));
+    }
+    took.sort_unstable();
+    let at = |percent: usize| {
+        took.get(took.len().saturating_sub(1) * percent / 100).map_or(Duration::ZERO, |t| t.0)
+    };
+    let most = took.iter().map(|t| t.1).max().unwrap_or(0);
+    println!("  one endpoint, p50 and p99   {}  {}   at most {most} elements", ms(at(50)), ms(at(99)));
+    println!("  memory of this process      {}", memory());
+    dataplane.cleanup()
+}
+
+fn show(what: &str, report: &Report) {
+    println!(
+        "  {what:<28}{}  kernel {}   {} elements in {} requests",
+        ms(report.took),
+        ms(report.committing),
+        report.elements,
+        report.requests
+    );
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:9.3} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line =
+        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("?").trim().to_owned();
+    format!("{} now, {} at most", line("VmRSS:"), line("VmHWM:"))
+}
+
+fn name(number: u32) -> ServiceName {
+    ServiceName::new("default", &format!("service-{number}"))
+}
+
+fn service(number: u32) -> Service {
+    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 };
+    Service {
+        cluster_ips: DualStack { v4: Some(address(172 << 24, number + 1)), v6: None },
+        ports: vec![port],
+        ..Service::new(name(number))
+    }
+}
+
+/// Endpoints of a Service; `generation` other than 0 gives the first one another address.
+fn slice(number: u32, endpoints: u32, generation: u32) -> EndpointSlice {
+    let mut slice = EndpointSlice::new(name(number), Family::V4);
+    slice.ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
+    let ip = |index| address(10 << 24, number * endpoints + index + 1);
+    slice.endpoints = (0..endpoints).map(|index| Endpoint::new(ip(index))).collect();
+    if let Some(first) = slice.endpoints.first_mut().filter(|_| generation > 0) {
+        first.ip = address(11 << 24, generation);
+    }
+    slice
+}
+
+fn address(network: u32, host: u32) -> IpAddr {
+    IpAddr::from((network | host).to_be_bytes())
+}
