@@ -187,6 +187,18 @@ fn endpoints_replaced_under_load_cost_no_connection() {
 }
 
 #[test]
+fn the_table_reads_well() {
+    let stage = Stage::new(Family::V4, "etp=local ranges=outside", Some(Duration::from_secs(10800)));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/table.nft");
+    let table = stage.world.node.sh("nft list ruleset");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &table).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(table, golden, "differs from {path}; UPDATE_GOLDEN=1 rewrites it");
+}
+
+#[test]
 fn a_table_that_is_not_ours_is_replaced() {
     let mut stage = Stage::new(Family::V4, "", None);
     let node = stage.world.node.clone();
