@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use daemon::agent::{self, Agent};
+use daemon::agent::{self, Agent, Outlets};
 use daemon::cleanup::{self, CleanupArgs};
 use daemon::config::{Config, Source, Typed};
 use daemon::http::{self, Shown, Topic};
 use daemon::metrics::Metrics;
+use daemon::source::publish::{self, Wanted};
 use daemon::source::{Feed, api, manifests};
 use daemon::{lock, log};
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,27 +78,44 @@ async fn keep(config: Config) -> Result<(), String> {
     let socket_path = config.paths.run.join(daemon::status::SOCKET);
     tokio::spawn(http::serve_unix(http::listen_unix(&socket_path)?, shown));
     let feed = feed(&config).await?;
-    Agent::new(config, feed, status, metrics)?.run(stop).await?;
+    let (wanted, publication) = publication(&config, &feed);
+    Agent::new(config, feed, Outlets { status, metrics, wanted, publication })?.run(stop).await?;
+    // A socket that nobody listens at would look like a daemon that hangs.
+    daemon::file::remove(&socket_path)?;
     tracing::info!(
         "bowlined ends; links, routes and rules stay, so pods go on talking (`bowline cleanup` removes them)"
     );
     Ok(())
 }
 
+/// How the API is reached; `None` when Nodes come from manifests.
+fn api_of(config: &Config) -> Option<api::Config> {
+    let Source::Api { kubeconfig, servers } = &config.source else { return None };
+    Some(api::Config {
+        kubeconfig: kubeconfig.clone(),
+        servers: servers.clone(),
+        state_dir: config.paths.state.clone(),
+        timing: api::Timing::default(),
+    })
+}
+
 async fn feed(config: &Config) -> Result<Feed, String> {
-    match &config.source {
-        Source::Manifests(directory) => Ok(manifests::run(directory.clone())),
-        Source::Api { kubeconfig, servers } => {
-            let config = api::Config {
-                kubeconfig: kubeconfig.clone(),
-                servers: servers.clone(),
-                state_dir: config.paths.state.clone(),
-                timing: api::Timing::default(),
-            };
-            api::check(&config).await?;
-            Ok(api::run(config))
-        }
+    if let Source::Manifests(directory) = &config.source {
+        return Ok(manifests::run(directory.clone()));
     }
+    let api = api_of(config).ok_or("no source of Nodes is configured")?;
+    api::check(&api).await?;
+    Ok(api::run(api))
+}
+
+/// What the agent wants its Node to say, and what stands in the way of that.
+fn publication(
+    config: &Config,
+    feed: &Feed,
+) -> (watch::Sender<Wanted>, Option<watch::Receiver<Option<String>>>) {
+    let (wanted, told) = watch::channel(Wanted::default());
+    let publish = |api| publish::run(api, config.node_name.clone(), feed.objects.clone(), told);
+    (wanted, api_of(config).map(publish))
 }
 
 /// Completes when SIGTERM or SIGINT comes.

@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::log::chain_of;
 use crate::metrics::Metrics;
 use crate::source::Feed;
+use crate::source::publish::Wanted;
 use crate::status::{Status, seconds};
 use crate::{conflist, install};
 
@@ -56,8 +57,19 @@ pub struct Agent {
     netfilter: Socket,
     interest: Interest,
     memory: Memory,
-    status: watch::Sender<Arc<Status>>,
-    metrics: Arc<Metrics>,
+    outlets: Outlets,
+}
+
+/// Where an agent tells how it is.
+pub struct Outlets {
+    /// The node's state, for people and probes.
+    pub status: watch::Sender<Arc<Status>>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What the Node of this node shall say in the API.
+    pub wanted: watch::Sender<Wanted>,
+    /// What keeps it from saying so; `None` where there is no API.
+    pub publication: Option<watch::Receiver<Option<String>>>,
 }
 
 impl Agent {
@@ -65,12 +77,7 @@ impl Agent {
     ///
     /// # Errors
     /// A sentence: the kernel gives no sockets, has no nf_tables, or this process may not use them.
-    pub fn new(
-        config: Config,
-        feed: Feed,
-        status: watch::Sender<Arc<Status>>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, String> {
+    pub fn new(config: Config, feed: Feed, outlets: Outlets) -> Result<Self, String> {
         let failed = |error: kernel::Error| chain_of(&error);
         let mut netfilter = Socket::open(Protocol::Netfilter).map_err(failed)?;
         kernel::nft::probe(&mut netfilter).map_err(failed)?;
@@ -88,8 +95,7 @@ impl Agent {
             netfilter,
             interest: Interest::default(),
             memory: Memory::default(),
-            status,
-            metrics,
+            outlets,
             config,
         })
     }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use base64::Engine;
 use ipnetwork::IpNetwork;
 use kernel::route::{MAIN, masked};
 use overlay::plan::{Hop, Problem};
+use overlay::sync::Report;
 use overlay::{Mode, Peer, Plan};
 
 use super::Agent;
 use super::turn::Findings;
+use crate::source::publish::Wanted;
 use crate::status::{Check, PeerStatus, Programmed, SourceStatus, SyncStatus, UplinkStatus, seconds};
 
 /// Every condition of readiness, in the order in which it comes about.
@@ -20,7 +23,7 @@ const CHECKS: [&str; 8] =
 impl Agent {
     /// Makes what was found known.
     pub(super) fn report(&mut self, findings: Findings) {
-        let mut status = self.status.borrow().as_ref().clone();
+        let mut status = self.outlets.status.borrow().as_ref().clone();
         status.checks = complete(findings.checks);
         status.ready = status.checks.iter().all(|check| check.ok);
         status.notes = findings.notes;
@@ -45,6 +48,7 @@ impl Agent {
         }
         let own = findings.problems.iter().filter(|problem| problem.peer.is_empty());
         status.notes.extend(own.map(|problem| problem.what.clone()));
+        self.publish(status.ready, findings.report.as_ref(), &mut status.notes);
         if let Some(report) = findings.report {
             status.syncs += 1;
             status.last_sync = Some(SyncStatus {
@@ -56,8 +60,35 @@ impl Agent {
             });
         }
         status.drift_repaired.clone_from(&self.memory.drift);
-        self.metrics.show(&status);
-        self.status.send_replace(Arc::new(status));
+        self.outlets.metrics.show(&status);
+        self.outlets.status.send_replace(Arc::new(status));
+    }
+}
+
+impl Agent {
+    /// Tells the API's writer what the Node shall say, and people what stands in the way.
+    fn publish(&mut self, is_ready: bool, report: Option<&Report>, notes: &mut Vec<String>) {
+        let mode = self.config.settings.mode;
+        self.outlets.wanted.send_if_modified(|wanted| {
+            let key = report.and_then(|report| report.wireguard_key).or(wanted.wireguard_key);
+            let news = Wanted::in_mode(mode, is_ready, key);
+            let differs = *wanted != news;
+            *wanted = news;
+            differs
+        });
+        if let Some(publication) = &self.outlets.publication {
+            notes.extend(publication.borrow().clone());
+            return;
+        }
+        let objects = self.feed.objects.borrow().clone();
+        let own = objects.as_ref().and_then(|objects| objects.nodes.get(&self.config.node_name));
+        let told = own.and_then(|node| node.wireguard_key);
+        let key = self.outlets.wanted.borrow().wireguard_key;
+        if let Some(key) = key.filter(|key| told != Some(*key)) {
+            let key = base64::prelude::BASE64_STANDARD.encode(key);
+            let annotation = crate::objects::WIREGUARD_KEY;
+            notes.push(format!("peers need this node's key: annotate its manifest with {annotation}: {key}"));
+        }
     }
 }
 

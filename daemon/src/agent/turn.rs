@@ -170,7 +170,7 @@ impl Agent {
         self.interest = Interest::of(&plan, &local.uplinks, index);
         findings.plan = Some(plan.clone());
         let report = synced.map_err(|error| {
-            self.metrics.synced(Duration::ZERO, false);
+            self.outlets.metrics.synced(Duration::ZERO, false);
             Stop::Failure(Check::unmet("kernel", chain_of(&error)))
         })?;
         self.account(&plan, &report, view.peers.len());
@@ -189,7 +189,7 @@ impl Agent {
 
     /// Counts what a sync did; what it did although nothing else was wanted, somebody had undone.
     fn account(&mut self, plan: &Plan, report: &Report, peers: usize) {
-        self.metrics.synced(report.took, report.failures.is_empty());
+        self.outlets.metrics.synced(report.took, report.failures.is_empty());
         let changed = report.added + report.removed;
         let is_same = self.memory.plan.as_ref() == Some(plan);
         if is_same && changed > 0 {
@@ -208,7 +208,7 @@ impl Agent {
     /// Counts and tells drift.
     pub(super) fn repaired(&mut self, kind: &str, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
-        self.metrics.repaired(kind, count);
+        self.outlets.metrics.repaired(kind, count);
         *self.memory.drift.entry(kind.to_owned()).or_default() += count;
         tracing::warn!(kind, count, "somebody had removed or changed what is ours; it is back");
     }

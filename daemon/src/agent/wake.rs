@@ -54,7 +54,7 @@ impl Ear {
                 Ok(events) if events.iter().any(&concerns) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENOBUFS) => {
-                    tracing::info!("the kernel had more events than could be read: looking at everything");
+                    tracing::debug!("the kernel had more events than could be read: looking at everything");
                     return Ok(());
                 }
                 Err(error) => return Err(error),
