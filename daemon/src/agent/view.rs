@@ -178,10 +178,7 @@ mod tests {
     }
 
     fn objects(nodes: &[Arc<Node>]) -> Objects {
-        Objects {
-            nodes: nodes.iter().map(|node| (node.name.clone(), Arc::clone(node))).collect(),
-            ..Objects::default()
-        }
+        Objects { nodes: nodes.iter().map(|node| (node.name.clone(), Arc::clone(node))).collect() }
     }
 
     fn peers(view: &View) -> Vec<String> {

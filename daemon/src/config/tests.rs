@@ -44,66 +44,64 @@ fn flags_win_over_the_file_and_both_have_every_key() {
     assert_eq!(config.healthz, None);
 }
 
+/// Flags, a file, and the sentence.
+const MISTAKES: &[(&[&str], &str, &str)] = &[
+    (
+        &[],
+        "mode: vxlam",
+        "bowline.yaml: mode: `vxlam` is none of vxlan, routed, cross-subnet, ipip, wireguard",
+    ),
+    (&["--mode", "x"], "", "--mode: `x` is none of vxlan, routed, cross-subnet, ipip, wireguard"),
+    (&[], "mode: vxlan\nmode1: x", "/bowline.yaml:2: unknown key `mode1`"),
+    (&["--vni", "0"], "", "--vni: `0` is not a VXLAN network identifier from 1 to 16777215"),
+    (&["--vni", "16777216"], "", "--vni: `16777216` is not a VXLAN network identifier from 1 to 16777215"),
+    (&["--vxlan-port", "0"], "", "--vxlan-port: `0` is not a UDP port from 1 to 65535"),
+    (&[], "vxlanPort: 65536", "bowline.yaml: vxlanPort: `65536` is not a UDP port from 1 to 65535"),
+    (&["--wireguard-port", "65535"], "", "--wireguard-port: `65535` is not a UDP port from 1 to 65534"),
+    (&[], "mtu: 500", "bowline.yaml: mtu: `500` is not a number of bytes from 576 to 65535"),
+    (&["--mtu", "big"], "", "--mtu: `big` is not a number of bytes from 576 to 65535"),
+    (&["--cluster-cidr", "10.0.0.0"], "", "--cluster-cidr: `10.0.0.0` is not a network (ADDRESS/LENGTH)"),
+    (
+        &[],
+        "clusterCidr: 10.0.0.1/8",
+        "bowline.yaml: clusterCidr: `10.0.0.1/8` has bits set beyond its length; 10.0.0.0/8 is the network",
+    ),
+    (
+        &["--cluster-cidr", "10.0.0.0/8", "--service-cidr", "10.96.0.0/12"],
+        "",
+        "clusterCidr 10.0.0.0/8 and serviceCidr 10.96.0.0/12 overlap",
+    ),
+    (
+        &["--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"],
+        "",
+        "clusterCidr 10.0.0.0/8 and clusterCidr 10.1.0.0/16 overlap",
+    ),
+    (&["--masquerade", "maybe"], "", "--masquerade: `maybe` is none of true, false, ipv4, ipv6"),
+    (&["--healthz-address", "9810"], "", "--healthz-address: `9810` is neither ADDRESS:PORT nor off"),
+    (&["--run-dir", "run"], "", "--run-dir: `run` does not begin with /"),
+    (&["--uplink", ""], "", "--uplink: the value is empty"),
+    (&["--api-server", "10.0.0.1"], "", "--api-server: `10.0.0.1` does not begin with https://"),
+    (
+        &["--manifests", "/m", "--kubeconfig", "/k"],
+        "",
+        "--manifests and --kubeconfig exclude each other: Nodes come from one place",
+    ),
+    (
+        &["--manifests", "/m"],
+        "apiServer: https://a",
+        "--manifests and bowline.yaml: apiServer exclude each other: Nodes come from one place",
+    ),
+    (&["--log-format", "xml"], "", "--log-format: `xml` is none of text, json"),
+    (
+        &["--log-level", "loud"],
+        "",
+        "--log-level: `loud` is none of error, warn, info, debug, trace, nor MODULE=LEVEL,...",
+    ),
+];
+
 #[test]
 fn every_mistake_is_one_sentence_that_names_place_and_value() {
-    let rows: &[(&[&str], &str, &str)] = &[
-        (
-            &[],
-            "mode: vxlam",
-            "bowline.yaml: mode: `vxlam` is none of vxlan, routed, cross-subnet, ipip, wireguard",
-        ),
-        (&["--mode", "x"], "", "--mode: `x` is none of vxlan, routed, cross-subnet, ipip, wireguard"),
-        (&[], "mode: vxlan\nmode1: x", "/bowline.yaml:2: unknown key `mode1`"),
-        (&["--vni", "0"], "", "--vni: `0` is not a VXLAN network identifier from 1 to 16777215"),
-        (
-            &["--vni", "16777216"],
-            "",
-            "--vni: `16777216` is not a VXLAN network identifier from 1 to 16777215",
-        ),
-        (&["--vxlan-port", "0"], "", "--vxlan-port: `0` is not a UDP port from 1 to 65535"),
-        (&[], "vxlanPort: 65536", "bowline.yaml: vxlanPort: `65536` is not a UDP port from 1 to 65535"),
-        (&["--wireguard-port", "65535"], "", "--wireguard-port: `65535` is not a UDP port from 1 to 65534"),
-        (&[], "mtu: 500", "bowline.yaml: mtu: `500` is not a number of bytes from 576 to 65535"),
-        (&["--mtu", "big"], "", "--mtu: `big` is not a number of bytes from 576 to 65535"),
-        (&["--cluster-cidr", "10.0.0.0"], "", "--cluster-cidr: `10.0.0.0` is not a network (ADDRESS/LENGTH)"),
-        (
-            &[],
-            "clusterCidr: 10.0.0.1/8",
-            "bowline.yaml: clusterCidr: `10.0.0.1/8` has bits set beyond its length; 10.0.0.0/8 is the network",
-        ),
-        (
-            &["--cluster-cidr", "10.0.0.0/8", "--service-cidr", "10.96.0.0/12"],
-            "",
-            "clusterCidr 10.0.0.0/8 and serviceCidr 10.96.0.0/12 overlap",
-        ),
-        (
-            &["--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"],
-            "",
-            "clusterCidr 10.0.0.0/8 and clusterCidr 10.1.0.0/16 overlap",
-        ),
-        (&["--masquerade", "maybe"], "", "--masquerade: `maybe` is none of true, false, ipv4, ipv6"),
-        (&["--healthz-address", "9810"], "", "--healthz-address: `9810` is neither ADDRESS:PORT nor off"),
-        (&["--run-dir", "run"], "", "--run-dir: `run` does not begin with /"),
-        (&["--uplink", ""], "", "--uplink: the value is empty"),
-        (&["--api-server", "10.0.0.1"], "", "--api-server: `10.0.0.1` does not begin with https://"),
-        (
-            &["--manifests", "/m", "--kubeconfig", "/k"],
-            "",
-            "--manifests and --kubeconfig exclude each other: Nodes come from one place",
-        ),
-        (
-            &["--manifests", "/m"],
-            "apiServer: https://a",
-            "--manifests and bowline.yaml: apiServer exclude each other: Nodes come from one place",
-        ),
-        (&["--log-format", "xml"], "", "--log-format: `xml` is none of text, json"),
-        (
-            &["--log-level", "loud"],
-            "",
-            "--log-level: `loud` is none of error, warn, info, debug, trace, nor MODULE=LEVEL,...",
-        ),
-    ];
-    for (flags, yaml, message) in rows {
+    for (flags, yaml, message) in MISTAKES {
         let error = understood(flags, yaml).expect_err(message);
         assert_eq!(&error, message);
     }
