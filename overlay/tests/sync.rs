@@ -165,6 +165,26 @@ fn who_has_our_vni_and_port_is_named() {
     );
 }
 
+#[test]
+fn a_port_that_is_anothers_is_one_failure_and_cured_when_it_is_free() {
+    let space = node(1);
+    let squatter = space.run(|| std::net::UdpSocket::bind("0.0.0.0:8472")).expect("a socket");
+    let plan = planned(&space, Mode::Vxlan, &peers());
+    let report = sync(&space, &plan);
+    let sentences: Vec<_> = report.failures.iter().map(|failure| failure.what.as_str()).collect();
+    assert_eq!(
+        sentences,
+        [
+            "set bowline.1 up: Address already in use (os error 98) (is UDP port 8472 another's? `ss -uanp` tells, `vxlanPort` sets ours)"
+        ]
+    );
+    assert!(sh(&space, "ip -6 route show fd00:10:2::/64").contains("dev bowline6.1"), "IPv6 is not held up");
+    drop(squatter);
+    sync_wholly(&space, &plan);
+    assert!(sh(&space, "ip route show 10.2.0.0/24").contains("dev bowline.1"));
+    assert_eq!(sync_wholly(&space, &plan).requests, 0);
+}
+
 /// Everything that somebody may do to what is ours is undone, and the picture is the old one.
 #[test]
 fn whatever_somebody_changes_is_put_back() {

@@ -131,10 +131,12 @@ impl Dataplane {
         for tunnel in missing {
             self.make(tunnel, &links, report)?;
         }
-        let links = if unchanged { links } else { Links::of(link::list(&mut self.route)?) };
+        let mut links = if unchanged { links } else { Links::of(link::list(&mut self.route)?) };
         for tunnel in &plan.tunnels {
-            if let Some(link) = links.tunnels.get(&tunnel.name) {
-                self.settle(tunnel, link, plan, report)?;
+            if let Some(link) = links.tunnels.remove(&tunnel.name)
+                && self.settle(tunnel, &link, plan, report)?
+            {
+                links.tunnels.insert(tunnel.name.clone(), link);
             }
         }
         Ok(links)
@@ -162,14 +164,15 @@ impl Dataplane {
         Ok(())
     }
 
-    /// What can be changed while packets flow: MTU, hardware address, up, sysctls, addresses, offload.
+    /// What can be changed while packets flow: MTU, hardware address, up, sysctls, addresses, offload. Whether the
+    /// device can be used then: one that does not come up is one failure, and not another for each of its routes.
     fn settle(
         &mut self,
         tunnel: &Tunnel,
         link: &Link,
         plan: &Plan,
         report: &mut Report,
-    ) -> kernel::Result<()> {
+    ) -> kernel::Result<bool> {
         let id = &link.id;
         if tunnel.address.is_ipv6() {
             for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
@@ -179,11 +182,21 @@ impl Dataplane {
                 }
             }
         }
+        let failed_before = report.failures.len();
         apply::apply(&mut self.route, unsettled(tunnel, link), plan, report)?;
+        if let (false, Some(failure)) =
+            (link.is_up(), report.failures.get_mut(failed_before..).and_then(<[_]>::last_mut))
+        {
+            if let TunnelKind::Vxlan { port, .. } = tunnel.kind {
+                failure.what +=
+                    &format!(" (is UDP port {port} another's? `ss -uanp` tells, `vxlanPort` sets ours)");
+            }
+            return Ok(false);
+        }
         let addresses = self.unsettled_addresses(tunnel, id)?;
         apply::apply(&mut self.route, addresses, plan, report)?;
         self.settle_checksums(tunnel, report);
-        Ok(())
+        Ok(true)
     }
 
     /// A link whose MTU was once too small for IPv6 forgets that it is to have no link-local address.
