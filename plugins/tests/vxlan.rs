@@ -85,6 +85,20 @@ fn vxlan_what_the_configuration_says_goes_before_the_facts() {
 }
 
 #[test]
+fn vxlan_the_bridge_follows_the_pods_mtu() {
+    on_new_host(|host| {
+        let facts = Facts::of("vxlan", &CIDRS);
+        let conf = conf("vxlan", &facts, &host.state_dir());
+        for mtu in [1400, 1450, 1450] {
+            let result = host.call(&Vxlan, "ADD", &host.new_pod(), &with(&conf, "mtu", mtu)).expect("ADD");
+            let seen: Vec<_> = result["interfaces"].as_array().unwrap().iter().map(|i| &i["mtu"]).collect();
+            assert_eq!(seen, [mtu; 3]);
+            assert_eq!(host.link("bowline0").unwrap().mtu, mtu);
+        }
+    });
+}
+
+#[test]
 fn vxlan_check_finds_an_mtu_that_is_too_large() {
     on_new_host(|host| {
         let facts = Facts::of("vxlan", &CIDRS);

@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Code, GcCall, NetConf, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, Code, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
 use kernel::link;
 use kernel::netlink::{Protocol, Socket};
 use serde_json::{Value, json};
@@ -39,26 +39,25 @@ impl Plugin for Vxlan {
         let mtu = peers::ensure(&cluster, KIND)?;
         let pods = Pods::of(&cluster, KIND, mtu, Code::TRY_AGAIN)?;
         let on_bridge = with_conf(call, fill_in(&call.conf, &cluster, &pods));
-        let result = Bridge.add(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))?;
-        if let Some(peers) = cluster.peers.filter(|peers| peers.ip_masq) {
-            let owner = Owner::new(&call.conf.name, &call.attachment);
-            let own = configure::own_ips(&result, call.attachment.ifname.as_str());
-            masquerade::ensure(&peers, &owner, &own).inspect_err(|_| {
-                // The ADD has failed with an error of its own.
-                let _ = masquerade::remove(&owner, &own);
-                let _ = Bridge.del(&on_bridge.into_del());
-            })?;
+        let mut result = Bridge.add(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))?;
+        let finished = follow_mtu(&mut result, pods.mtu).and_then(|()| {
+            let peers = cluster.peers.as_ref().filter(|peers| peers.ip_masq);
+            peers.map_or(Ok(()), |peers| masquerade::ensure(peers, &owner(call), &own_ips(call, &result)))
+        });
+        if let Err(error) = finished {
+            // The ADD has failed with an error of its own.
+            let _ = masquerade::remove(&owner(call), &own_ips(call, &result));
+            let _ = Bridge.del(&on_bridge.into_del());
+            return Err(error);
         }
         Ok(result)
     }
 
     fn del(&self, call: &Call<Option<PathBuf>>) -> Result<()> {
         let on_bridge = with_conf(call, for_removal(&call.conf));
-        let owner = Owner::new(&call.conf.name, &call.attachment);
-        let recorded = call.conf.prev_result.as_ref();
-        let own = recorded.map(|prev| configure::own_ips(prev, call.attachment.ifname.as_str()));
+        let own = call.conf.prev_result.as_ref().map(|prev| own_ips(call, prev));
         let deleted = Bridge.del(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error));
-        gather([deleted, cluster::unmasquerade(&call.conf, KIND, &owner, &own.unwrap_or_default())])
+        gather([deleted, cluster::unmasquerade(&call.conf, KIND, &owner(call), &own.unwrap_or_default())])
     }
 
     fn check(&self, call: &Call<PathBuf>) -> Result<()> {
@@ -89,6 +88,28 @@ impl Plugin for Vxlan {
         let on_bridge = StatusCall { conf: fill_in(&call.conf, &cluster, &pods), ..call.clone() };
         Bridge.status(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))
     }
+}
+
+fn owner<N>(call: &Call<N>) -> Owner {
+    Owner::new(&call.conf.name, &call.attachment)
+}
+
+fn own_ips<N>(call: &Call<N>, result: &AddResult) -> Vec<IpConfig> {
+    configure::own_ips(result, call.attachment.ifname.as_str())
+}
+
+/// `bridge` leaves the MTU of a bridge that is there alone. This one is the node's: where the pods' MTU has changed since it
+/// was made, it follows, or the node would send fresh pods what they cannot take, or less than they can.
+fn follow_mtu(result: &mut AddResult, mtu: u32) -> Result<()> {
+    let Some(bridge) = result.interfaces.first_mut().filter(|bridge| bridge.mtu != Some(mtu)) else {
+        return Ok(());
+    };
+    let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
+    let found = link::find(&mut host, &bridge.name).map_err(kernel_error)?;
+    let Some(link) = found.filter(|link| link.mtu != mtu) else { return Ok(()) };
+    host.apply(&[link::set_mtu(&link.id, mtu)]).map_err(kernel_error)?;
+    bridge.mtu = Some(mtu);
+    Ok(())
 }
 
 /// The bridge's configuration: on the node's bridge, which is the pods' gateway and lets a pod reach itself.
