@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use daemon::source::api::{self, Config, Timing};
 use lab::apiserver::{Misbehaviour, Streaming, Target};
 use serde_json::json;
 use support::*;
@@ -152,4 +153,43 @@ async fn a_server_that_was_never_good_has_no_snapshot() {
         cluster.state_is("restarts", |state| state.restarts.values().sum::<u64>() >= 3).await;
         assert_eq!(*cluster.feed.objects.borrow(), None);
     }
+}
+
+#[tokio::test]
+async fn another_server_takes_over() {
+    let (first, second) = (lab::apiserver::ApiServer::local(), lab::apiserver::ApiServer::local());
+    for server in [&first, &second] {
+        server.put(json!({"metadata": {"name": "a"}}));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let servers = vec![first.url(), second.url()];
+    let config = Config { kubeconfig: None, servers, state_dir: dir.path().to_owned(), timing: hurried() };
+    let mut feed = api::run(config);
+    feed.objects.wait_for(Option::is_some).await.unwrap();
+    first.stop();
+    second.put(json!({"metadata": {"name": "b"}}));
+    let both =
+        feed.objects.wait_for(|objects| objects.as_ref().is_some_and(|objects| objects.nodes.len() == 2));
+    tokio::time::timeout(DEADLINE, both).await.expect("the second server is asked").unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_that_says_nothing_is_begun_anew_without_a_list() {
+    let server = lab::apiserver::ApiServer::local();
+    server.put(json!({"metadata": {"name": "a"}}));
+    let dir = tempfile::tempdir().unwrap();
+    let timing = Timing { silence: Duration::from_millis(50), ..hurried() };
+    let config =
+        Config { kubeconfig: None, servers: vec![server.url()], state_dir: dir.path().to_owned(), timing };
+    let mut feed = api::run(config);
+    feed.objects.wait_for(Option::is_some).await.unwrap();
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while server.requests().len() < 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", feed.state.borrow());
+        // The pause between two looks.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(server.requests().iter().filter(|r| r.query.contains_key("sendInitialEvents")).count(), 1);
+    assert_eq!(feed.state.borrow().restarts, [].into());
+    assert!(feed.state.borrow().is_connected);
 }

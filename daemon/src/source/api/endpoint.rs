@@ -186,3 +186,76 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, String> {
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
     config.map_err(|error| format!("kubeconfig: {shown}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(kubeconfig: Option<&Path>, servers: &[&str]) -> Config {
+        Config {
+            kubeconfig: kubeconfig.map(Path::to_owned),
+            servers: servers.iter().map(|server| (*server).to_owned()).collect(),
+            state_dir: PathBuf::from("/nonexistent"),
+            timing: Timing::default(),
+        }
+    }
+
+    async fn mistake(config: &Config) -> String {
+        super::super::check(config).await.expect_err("a mistake")
+    }
+
+    #[tokio::test]
+    async fn every_mistake_names_the_key_and_the_value() {
+        for server in ["192.0.2.1", "ftp://192.0.2.1", "https//x"] {
+            let expected = format!("apiServer: `{server}` is no URL such as https://192.0.2.1:6443");
+            assert_eq!(mistake(&config(None, &[server])).await, expected);
+        }
+        let outside = mistake(&config(None, &["https://192.0.2.1:6443"])).await;
+        assert!(
+            outside.starts_with("apiServer: `https://192.0.2.1:6443` needs a kubeconfig or"),
+            "{outside}"
+        );
+        let outside = mistake(&config(None, &[])).await;
+        assert!(outside.starts_with("neither kubeconfig nor apiServer is set"), "{outside}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        let absent = mistake(&config(Some(&path), &[])).await;
+        assert!(absent.starts_with(&format!("kubeconfig: {}: ", path.display())), "{absent}");
+        std::fs::write(&path, "clusters: []\nusers: [\n").unwrap();
+        let broken = mistake(&config(Some(&path), &[])).await;
+        assert!(broken.starts_with(&format!("kubeconfig: {}: ", path.display())), "{broken}");
+    }
+
+    #[tokio::test]
+    async fn a_named_server_takes_the_credentials_of_the_kubeconfig() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        let text = "\
+apiVersion: v1
+kind: Config
+current-context: c
+clusters: [{name: k, cluster: {server: 'https://192.0.2.9:6443', insecure-skip-tls-verify: true}}]
+users: [{name: u, user: {token: secret}}]
+contexts: [{name: c, context: {cluster: k, user: u}}]
+";
+        std::fs::write(&path, text).unwrap();
+        let mut urls = Vec::new();
+        for servers in [&[][..], &["https://192.0.2.1:6443", "https://192.0.2.2:6443"]] {
+            let endpoints = Endpoints::load(&config(Some(&path), servers)).await.unwrap();
+            assert!(
+                endpoints
+                    .tried
+                    .iter()
+                    .all(|tried| tried.auth_info.token.is_some() && tried.accept_invalid_certs)
+            );
+            urls.push(endpoints.tried.iter().map(shown_url).collect::<Vec<_>>());
+        }
+        assert_eq!(urls[0], ["https://192.0.2.9:6443"]);
+        assert_eq!(urls[1], ["https://192.0.2.1:6443", "https://192.0.2.2:6443"]);
+        let named = config(Some(&path), &["https://192.0.2.1:6443", "https://192.0.2.2:6443"]);
+        for turn in 0..4 {
+            let reached = Endpoints::load(&named).await.unwrap().reach(turn, &Timing::default()).unwrap();
+            assert_eq!(reached.url, urls[1][turn % 2]);
+        }
+    }
+}

@@ -187,4 +187,45 @@ items:
         }
         assert!(decode(&text).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_and_every_fault_is_within_it(text in r"(?s).{0,200}") {
+            within(&text);
+        }
+
+        #[test]
+        fn no_broken_manifest_panics_and_every_fault_is_within_it(
+            cut in 0usize..400,
+            kept in 0usize..40,
+            put in r#"[-\[\]{}:,&*!|>'"%@` \n\t#a-z0-9./é]{0,8}"#,
+        ) {
+            let text = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Node
+  metadata: {name: a, annotations: {bowline.dev/wireguard-public-key: \"AQEB\"}, creationTimestamp: 2026-01-01T00:00:00Z}
+  spec:
+    podCIDR: 10.244.1.0/24
+    podCIDRs: [10.244.1.0/24, 'fd00:10:1::/64']
+  status:
+    addresses:
+    - {type: InternalIP, address: 192.0.2.1}
+    conditions: [{type: NetworkUnavailable, status: \"True\"}]
+";
+            let cut = cut.min(text.len());
+            let rest = (cut + kept).min(text.len());
+            within(&format!("{}{put}{}", &text[..cut], &text[rest..]));
+        }
+    }
+
+    fn within(text: &str) {
+        let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() as u64 + 1;
+        for fault in decode(text).err().unwrap_or_default() {
+            assert!(fault.mark.line <= lines, "{text:?}: {fault:?}");
+            assert!(!fault.what.is_empty(), "{text:?}: {fault:?}");
+        }
+    }
 }
