@@ -77,7 +77,7 @@ impl Observed {
             };
             // A number is four bytes, an endpoint more.
             let by_number = || {
-                let number = data(element).and_then(number)?;
+                let number = bytes_of(element).and_then(number)?;
                 Some((*numbers.get(&number)?, Some(number & WAY)))
             };
             if let Some(found) = endpoint(element, family).map(|address| (address, None)).or_else(by_number) {
@@ -117,11 +117,11 @@ impl Observed {
     }
 
     fn number_of(&self, map: Map, key: &[u8]) -> Option<u32> {
-        data(self.elements.find(map, key)?).and_then(number)
+        bytes_of(self.elements.find(map, key)?).and_then(number)
     }
 }
 
-fn data(element: &Element) -> Option<&[u8]> {
+fn bytes_of(element: &Element) -> Option<&[u8]> {
     match element.data.as_ref()? {
         Data::Value(bytes) => Some(bytes),
         Data::Verdict(_) => None,
@@ -134,7 +134,7 @@ fn number(bytes: impl AsRef<[u8]>) -> Option<u32> {
 
 fn endpoint(element: &Element, family: Family) -> Option<SocketAddr> {
     let address = if family == Family::V4 { Type::Ipv4 } else { Type::Ipv6 };
-    match nft::fields(&[address, Type::Port], data(element)?).ok()?[..] {
+    match nft::fields(&[address, Type::Port], bytes_of(element)?).ok()?[..] {
         [Value::Ip(ip), Value::Port(port)] => Some(SocketAddr::new(ip, port)),
         _ => None,
     }

@@ -136,3 +136,67 @@ impl Nearness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::state::{ServiceName, SlicePort, Snapshot};
+
+    fn slice(port: u16, endpoints: Vec<Endpoint>) -> Arc<EndpointSlice> {
+        let mut slice = EndpointSlice::new(ServiceName::new("default", "web"), Family::V4);
+        slice.ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port }];
+        slice.endpoints = endpoints;
+        Arc::new(slice)
+    }
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint::new(IpAddr::from([10, 1, 0, last]))
+    }
+
+    fn terminating(last: u8) -> Endpoint {
+        Endpoint { ready: false, terminating: true, ..endpoint(last) }
+    }
+
+    fn found(slices: &[Arc<EndpointSlice>]) -> Vec<(String, bool)> {
+        let all = gather(slices.iter(), "http", Protocol::Tcp, Family::V4);
+        all.into_iter().map(|(address, e)| (address.to_string(), e.terminating)).collect()
+    }
+
+    #[test]
+    fn of_two_endpoints_with_one_address_the_one_that_stays_counts() {
+        let living = [("10.1.0.1:80".to_owned(), false)];
+        let (old, new) = (|| slice(80, vec![terminating(1)]), || slice(80, vec![endpoint(1)]));
+        assert_eq!(found(&[old(), new()]), living);
+        assert_eq!(found(&[new(), old()]), living);
+        assert_eq!(found(&[old(), old()]), [("10.1.0.1:80".to_owned(), true)]);
+    }
+
+    #[test]
+    fn one_port_name_may_mean_different_numbers() {
+        let slices = [slice(80, vec![endpoint(1)]), slice(8080, vec![endpoint(2)])];
+        let both = [("10.1.0.1:80".to_owned(), false), ("10.1.0.2:8080".to_owned(), false)];
+        assert_eq!(found(&slices), both);
+        assert!(found(&[slice(0, vec![endpoint(1)])]).is_empty(), "port 0 is no port");
+        let udp = gather(slices.iter(), "http", Protocol::Udp, Family::V4);
+        assert!(udp.is_empty(), "another protocol is another port");
+    }
+
+    #[test]
+    fn hints_of_those_that_are_not_ready_never_count() {
+        let mut snapshot = Snapshot::default();
+        snapshot.node = crate::state::Node { zone: "a".into(), ..Default::default() }.into();
+        let site = Site::new(&snapshot, &Settings::default(), Family::V4);
+        let hinted = |last, zone: &str| Endpoint { zone_hints: vec![zone.into()], ..endpoint(last) };
+        let unready = Endpoint { ready: false, serving: false, ..endpoint(3) };
+        let chosen = |endpoints: Vec<Endpoint>| {
+            let slices = [slice(80, endpoints)];
+            let all = gather(slices.iter(), "http", Protocol::Tcp, Family::V4);
+            let choice = choose(&all, &site, Needs { cluster: true, local: false });
+            choice.cluster.iter().map(|target| target.address.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(vec![hinted(1, "a"), hinted(2, "b"), unready]), ["10.1.0.1"]);
+        assert_eq!(chosen(vec![hinted(1, "a"), endpoint(2)]), ["10.1.0.1", "10.1.0.2"]);
+        assert_eq!(chosen(vec![hinted(1, "b"), hinted(2, "c")]), ["10.1.0.1", "10.1.0.2"]);
+    }
+}
