@@ -121,8 +121,9 @@ impl Cleanup<'_> {
 
     /// Only an empty one: what others have put there stays.
     fn directory(&mut self, path: &Path) {
-        if self.removal == Removal::Now && std::fs::remove_dir(path).is_ok() {
-            self.done(&path.display().to_string());
+        if self.removal == Removal::Now {
+            // One that is in use, or was never there, stays as it is.
+            let _ = std::fs::remove_dir(path);
         }
     }
 
