@@ -87,7 +87,9 @@ fn write_initramfs(to: &Path, kernel: &Path, version: &str, script: &str) -> io:
         archive.directory(made)?;
     }
     archive.file("init", include_bytes!("../../vm/init-qemu"))?;
-    let script = format!("export LAB_BOWLINED={}\n{script}", daemon::program("bowlined").display());
+    let bowlined = daemon::place_of("bowlined");
+    let bowlined = bowlined.canonicalize().unwrap_or(bowlined);
+    let script = format!("export LAB_BOWLINED={}\n{script}", bowlined.display());
     archive.file("script", script.as_bytes())?;
     let mut programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| found(name)).collect();
     programs.push(std::env::current_exe()?);
