@@ -125,6 +125,7 @@ impl<'a> Follower<'a> {
                 Err(trouble) => trouble,
             };
             self.suffer(&trouble);
+            // The pause itself is what is wanted.
             tokio::time::sleep(self.backoff.pause(trouble.retry_after)).await;
         }
     }

@@ -134,6 +134,7 @@ impl Writer {
         let is_open = tokio::select! {
             changed = self.objects.changed() => changed.is_ok(),
             changed = self.wanted.changed() => changed.is_ok(),
+            // The deadline of the other two.
             () = tokio::time::sleep(pause) => true,
         };
         if is_open && pause != Duration::MAX {
