@@ -20,6 +20,8 @@ use proxy::{DualStack, Family, ServicePlan, Settings, Snapshot};
 enum Change {
     Service(Box<Service>),
     NoService(u8),
+    /// The Service's last port goes, the others stay as they are.
+    OnePortLess(u8),
     Slice(u8, Box<EndpointSlice>),
     NoSlice(u8, u8),
 }
@@ -130,6 +132,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => service().prop_map(|service| Change::Service(Box::new(service))),
         1 => (0u8..4).prop_map(Change::NoService),
+        2 => (0u8..4).prop_map(Change::OnePortLess),
         4 => (slice(), 0u8..2).prop_map(|(slice, part)| Change::Slice(part, Box::new(slice))),
         1 => (0u8..4, 0u8..2).prop_map(|(number, part)| Change::NoSlice(number, part)),
     ]
@@ -145,6 +148,11 @@ fn make(snapshot: &mut Snapshot, changes: Vec<Change>) -> BTreeSet<ServiceName> 
         let (service, changed) = match change {
             Change::Service(service) => (service.name.clone(), snapshot.set_service(*service)),
             Change::NoService(number) => (name(number), snapshot.remove_service(&name(number))),
+            Change::OnePortLess(number) => {
+                let mut less = snapshot.service(&name(number)).map(|service| (**service).clone());
+                let had_one = less.as_mut().is_some_and(|s| s.ports.pop().is_some());
+                (name(number), had_one && less.is_some_and(|service| snapshot.set_service(service)))
+            }
             Change::Slice(part, slice) => {
                 (slice.service.clone(), snapshot.set_slice(&format!("part-{part}"), *slice))
             }
@@ -190,7 +198,7 @@ proptest! {
 fn syncing_changes_is_syncing_everything() {
     let space = lab::Space::new_node().expect("a namespace needs root");
     let open = || space.run(|| Dataplane::open(Family::V4)).expect("nf_tables");
-    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() };
     let law = |steps: Vec<Vec<Change>>| {
         let mut snapshot = nothing();
         let mut plan = ServicePlan::new(&snapshot, &settings(), Family::V4);
