@@ -6,3 +6,4 @@ mod instrument;
 mod mistakes;
 mod reach;
 mod repair;
+mod tunnels;

@@ -186,10 +186,9 @@ fn looks(packets: &[Packet], (from, to): (IpAddr, IpAddr), wire: Wire, tight_mtu
     }
 }
 
-/// `bowline cleanup`, and the bridge, which belongs to the node.
+/// `bowline cleanup`, once the last pod is gone.
 fn clean_up(node: &Space) {
     node.sh(&format!("{} cleanup", daemon::program("bowline").display()));
-    let _ = node.try_sh("ip link delete bowline0 type bridge");
 }
 
 macro_rules! stories {

@@ -115,6 +115,7 @@ fn drift_of_vxlan_is_repaired() {
         "nft delete table inet bowline_node",
         "nft flush ruleset",
         "ip route del unreachable 10.244.0.0/24 proto 98",
+        "sysctl -q net.ipv4.ip_forward=0",
     ]);
 }
 
