@@ -6,6 +6,7 @@ pub mod generic;
 pub mod message;
 pub mod monitor;
 pub mod socket;
+mod sockopt;
 
 pub use attr::{Attrs, attrs};
 pub use departure::delete_link_early;

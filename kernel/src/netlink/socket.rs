@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::attr::attrs;
 use super::message::{HEADER, Message};
+use super::sockopt::{option, set_option};
 use crate::{Errno, Error, Netns, Result, linger};
 
 const NLMSG_DONE: u16 = 3;
@@ -505,21 +506,6 @@ fn batch_edge(kind: u16, subsystem: u16, generation: Option<u32>) -> Message {
         message.u32_be(NFNL_BATCH_GENID, generation);
     }
     message
-}
-
-fn option(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
-    let mut value = 0_i32;
-    let mut size = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
-    // SAFETY: the pointers describe `value` and its size, which outlive the call.
-    let status = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut size) };
-    if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
-}
-
-fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let size = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
-    // SAFETY: the pointer and size describe `value`, which outlives the call.
-    let status = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size) };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
