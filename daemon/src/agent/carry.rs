@@ -1,13 +1,13 @@
 //! What lies between a reachable node and pods on it: sysctls, rules, plug-ins, files. And taking it back.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use overlay::{DualStack, Family, Local, NodeFacts, Plan};
 
 use super::Agent;
-use super::turn::{Findings, Stop};
+use super::turn::{Findings, Patience, Stop};
 use super::view::View;
 use crate::log::chain_of;
 use crate::node::masquerade::{self, Masquerade};
@@ -132,12 +132,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes back what promises that this node carries new pods: at once when that is definite, else after [`GRACE`].
-    /// Pods that run are not touched.
-    pub(super) fn withdraw(&mut self, is_definite: bool) {
-        let now = std::time::Instant::now();
-        let since = *self.memory.unready_since.get_or_insert(now);
-        if !is_definite && since.elapsed() < GRACE {
+    /// Takes back what promises that this node carries new pods, with some `patience` after [`GRACE`]. Pods that run are
+    /// not touched.
+    pub(super) fn withdraw(&mut self, patience: Patience) {
+        let since = *self.memory.unready_since.get_or_insert_with(Instant::now);
+        if patience == Patience::Some && since.elapsed() < GRACE {
             return;
         }
         let conflist = conflist::remove(&self.config.paths.cni_conf);

@@ -50,12 +50,23 @@ impl Memory {
 
 /// Why a turn ends early.
 pub(super) enum Stop {
+    /// Nothing is known of the nodes yet. What an earlier daemon of this boot has promised stays in force.
+    Unknown(Check),
     /// Somebody else has to do something first.
     Wait(Check),
     /// The configuration does not fit this node.
     Mistake(Check),
     /// The kernel or a file refuses; it is tried again.
     Failure(Check),
+}
+
+/// How long a node that can't carry pods may go on promising it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Not at all.
+    None,
+    /// A while: what fails is tried again.
+    Some,
 }
 
 /// What a turn finds out on its way, for the status.
@@ -78,30 +89,34 @@ impl Agent {
     pub(super) fn turn(&mut self) -> Result<(), String> {
         let mut findings = Findings::default();
         let stop = self.advance(&mut findings).err();
-        let (check, is_definite) = match stop {
-            None => (None, false),
-            Some(Stop::Mistake(check)) if !self.memory.was_ready => return Err(self.refuse(&check)),
-            Some(Stop::Wait(check) | Stop::Mistake(check)) => (Some(check), true),
-            Some(Stop::Failure(check)) => (Some(check), false),
+        if let Some(Stop::Mistake(check)) = &stop
+            && !self.memory.was_ready
+        {
+            // No runtime shall find a list that nobody can serve.
+            self.withdraw(Patience::None);
+            return Err(check.detail.clone());
+        }
+        let (check, patience) = match stop {
+            None => (None, None),
+            Some(Stop::Unknown(check)) => (Some(check), None),
+            Some(Stop::Wait(check) | Stop::Mistake(check)) => (Some(check), Some(Patience::None)),
+            Some(Stop::Failure(check)) => (Some(check), Some(Patience::Some)),
         };
-        let is_failure = check.is_some() && !is_definite;
-        self.memory.failures = if is_failure { self.memory.failures.saturating_add(1) } else { 0 };
+        let again = check.is_some() && !matches!(patience, Some(Patience::None));
+        self.memory.failures = if again { self.memory.failures.saturating_add(1) } else { 0 };
         self.complain(check.as_ref());
-        if let Some(check) = check {
-            findings.checks.push(check);
-            self.withdraw(is_definite);
-        } else {
-            self.memory.was_ready = true;
-            self.memory.unready_since = None;
+        if let Some(patience) = patience {
+            self.withdraw(patience);
+        }
+        match check {
+            Some(check) => findings.checks.push(check),
+            None => {
+                self.memory.was_ready = true;
+                self.memory.unready_since = None;
+            }
         }
         self.report(findings);
         Ok(())
-    }
-
-    /// A mistake at the start: no runtime shall find a list that nobody can serve.
-    fn refuse(&mut self, check: &Check) -> String {
-        self.withdraw(true);
-        check.detail.clone()
     }
 
     /// Goes as far as it gets.
@@ -121,7 +136,7 @@ impl Agent {
             let problems = state.problems.join("; ");
             let why = if problems.is_empty() { "no answer yet".to_owned() } else { problems };
             let detail = format!("waiting for the first full set of Nodes from {}: {why}", state.what);
-            return Err(Stop::Failure(Check::unmet("source", detail)));
+            return Err(Stop::Unknown(Check::unmet("source", detail)));
         };
         findings.checks.push(Check::met("source", state.what.clone()));
         let own = &self.config.node_name;
