@@ -4,7 +4,7 @@
 //! acknowledgement before `sendmsg` returns; reading them afterwards can't block.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::attr::attrs;
