@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use kernel::dual::overlap;
 use overlay::plan::Problem;
 use overlay::{DualStack, Peer};
 
-use crate::config::{Ranges, overlap};
+use crate::config::Ranges;
 use crate::objects::{Node, Objects};
 
 /// A snapshot as the node called `own` sees it.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use kernel::dual::overlap;
 use overlay::uplink::Choice;
 use overlay::{DualStack, Family, Mode, Settings};
 
@@ -253,11 +254,6 @@ impl Ranges {
         }
         Ok(())
     }
-}
-
-/// Whether two networks share an address.
-pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
-    one.is_ipv4() == other.is_ipv4() && (one.contains(other.network()) || other.contains(one.network()))
 }
 
 fn node_name(typed: &Layers<'_>, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
