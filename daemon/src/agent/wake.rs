@@ -36,10 +36,7 @@ impl AsRawFd for Source {
 struct Ear(AsyncFd<Source>);
 
 impl Ear {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe to call, for types that may close their descriptor early"
-    )]
+    #[expect(deprecated, reason = "its successor asks for a promise that only the kernel crate may give")]
     fn open(protocol: Protocol, groups: &[u32]) -> Result<Self> {
         let source = Source(Monitor::open_of(protocol, groups)?);
         AsyncFd::with_interest(source, Readiness::READABLE).map(Ear).map_err(unreadable)
