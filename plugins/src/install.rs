@@ -199,7 +199,7 @@ mod tests {
             let ours = uninstall(dir.path(), &names, removal).expect("looked at");
             assert_eq!(ours, [".bridge.0123abcd", "loopback"].map(|name| dir.path().join(name)));
         }
-        assert_eq!(uninstall(dir.path(), &names, Removal::Now).expect("again"), [PathBuf::new(); 0]);
+        assert!(uninstall(dir.path(), &names, Removal::Now).expect("again").is_empty());
         assert_eq!(names_in(dir.path()), [".bridge.89abcdef", "bridge", "flannel"]);
     }
 
