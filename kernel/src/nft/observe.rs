@@ -1,5 +1,7 @@
 //! Reading what the kernel holds. Bytes from the kernel are never trusted to be well formed.
 
+use std::collections::HashSet;
+
 use super::batch::{element_request, request, write_element};
 use super::object::{Data, Element, End, Family, Table};
 use super::value::Verdict;
@@ -10,6 +12,8 @@ use crate::{Error, Result};
 
 /// Bytes of the nfgenmsg before the attributes of a reply.
 const FAMILY_HEADER: usize = 4;
+/// How often a set is listed at most, if each listing has an element twice.
+const LISTINGS: usize = 10;
 
 /// A rule as the kernel lists it: what is needed to recognise and to delete it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,9 +163,20 @@ pub fn get_element(
 
 /// All elements of a set or map; empty when there is no such set. Costs time in proportion to the set: only for
 /// garbage collection and for removal without a key.
+///
+/// After a large batch the kernel regrows its hash table in the background. A listing of several pages that meets this
+/// has elements twice and others not at all, and nothing in it says so: one with a key twice is taken again.
 pub fn list_elements(socket: &mut Socket, table: &Table<'_>, set: &str) -> Result<Vec<Element>> {
-    let replies = socket.dump(&listing(table, set))?;
-    Ok(replies.iter().flat_map(|reply| read_elements(body(reply))).collect())
+    let mut elements: Vec<Element> = Vec::new();
+    for _ in 0..LISTINGS {
+        let replies = socket.dump(&listing(table, set))?;
+        elements = replies.iter().flat_map(|reply| read_elements(body(reply))).collect();
+        let mut seen = HashSet::with_capacity(elements.len());
+        if replies.len() < 2 || elements.iter().all(|element| seen.insert((&element.key, &element.end))) {
+            break;
+        }
+    }
+    Ok(elements)
 }
 
 /// The elements of an interval set of single values, from the least to the greatest, without comments: the kernel
