@@ -7,7 +7,7 @@ STATIC   = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 BUILT    = target/$(HOST)/release
 PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 
-.PHONY: help demo test bench build build-arm64 install lint fuzz
+.PHONY: help demo test bench bench-throughput build build-arm64 install lint fuzz
 
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
@@ -46,6 +46,12 @@ bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS))
+
+# Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.
+bench-throughput:
+	scripts/setup bench
+	$(MAKE) --no-print-directory build
+	cargo bench --locked -p bowline-lab --bench throughput -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
 	cargo bench --locked -p bowline-overlay --bench nodes
 
 CNI_BIN ?= /opt/cni/bin
