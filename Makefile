@@ -12,7 +12,7 @@ PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
-	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md'
+	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
 	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
 	@echo 'make fuzz     every fuzz target for a minute'
@@ -46,13 +46,13 @@ bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS))
+	cargo bench --locked -p bowline-overlay --bench nodes
 
 # Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.
 bench-throughput:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-lab --bench throughput -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
-	cargo bench --locked -p bowline-overlay --bench nodes
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin
