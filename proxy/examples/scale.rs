@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use proxy::nftables::{Dataplane, Report};
+use proxy::nftables::Nftables;
 use proxy::plan::DetectLocal;
 use proxy::state::{Endpoint, EndpointSlice, Protocol, Service, ServiceName, ServicePort, SlicePort};
-use proxy::{DualStack, Family, ServicePlan, Settings, Snapshot};
+use proxy::{Dataplane as _, DualStack, Family, Report, ServicePlan, Settings, Snapshot};
 
 const CHANGES: u32 = 1000;
 /// From the first endpoint of one Service to that of the next: 30,000 Services fit into 10.0.0.0/8.
@@ -38,7 +38,7 @@ fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
     let mut plan = ServicePlan::new(&snapshot, &settings, Family::V4);
     println!("{services} Services x {endpoints} endpoints");
     println!("  plan                        {}", ms(planning.elapsed()));
-    let mut dataplane = Dataplane::open(Family::V4)?;
+    let mut dataplane = Nftables::open(Family::V4)?;
     show("first sync", &dataplane.sync(&plan, None)?);
     let mut took: Vec<(Duration, usize)> = Vec::new();
     for round in 1..=CHANGES {
@@ -63,7 +63,7 @@ fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
     println!("  memory of this process      {}", memory());
     show("second sync, everything read", &dataplane.sync(&plan, None)?);
     drop(dataplane);
-    let mut restarted = Dataplane::open(Family::V4)?;
+    let mut restarted = Nftables::open(Family::V4)?;
     show("after a restart", &restarted.sync(&plan, None)?);
     restarted.cleanup()
 }

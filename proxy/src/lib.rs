@@ -5,14 +5,16 @@
 //! Settings                                                                           └─ nftables: diff ─► one batch
 //! ```
 //! [`state`] holds what the API says, as far as a proxy cares. [`plan`] decides, purely, what every packet to a Service
-//! gets; nothing is decided after it. [`nftables`] translates a plan into a table of its own and keeps it so.
+//! gets; nothing is decided after it. A [`Dataplane`] translates a plan: [`nftables`] into a table of its own.
 //! README.md beside this crate explains the table, hook by hook.
 
 pub mod conntrack;
+mod dataplane;
 pub mod nftables;
 pub mod plan;
 pub mod state;
 
+pub use dataplane::{Dataplane, Mode, Report, Served};
 pub use kernel::dual::{DualStack, Family};
 pub use plan::{ServicePlan, Settings};
 pub use state::Snapshot;

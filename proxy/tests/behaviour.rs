@@ -8,9 +8,9 @@ use std::time::Duration;
 use kernel::netlink::{Protocol, Socket};
 use lab::traffic::UdpClient;
 use lab::wait;
-use proxy::nftables::Dataplane;
+use proxy::nftables::Nftables;
 use proxy::plan::stale;
-use proxy::{Family, ServicePlan, Snapshot};
+use proxy::{Dataplane as _, Family, ServicePlan, Snapshot};
 use support::lab::{Outcome, World, connect};
 use support::row::Row;
 use support::{destination, service, service_name, settings, slice, snapshot};
@@ -21,7 +21,7 @@ struct Stage {
     family: Family,
     snapshot: Snapshot,
     plan: ServicePlan,
-    dataplane: Dataplane,
+    dataplane: Nftables,
     conntrack: Socket,
 }
 
@@ -32,7 +32,7 @@ impl Stage {
         let mut snapshot = snapshot(&row);
         snapshot.set_service(proxy::state::Service { affinity, ..service(&row) });
         let plan = ServicePlan::new(&snapshot, &settings(&row), family);
-        let mut dataplane = world.node.run(|| Dataplane::open(family)).expect("nf_tables");
+        let mut dataplane = world.node.run(|| Nftables::open(family)).expect("nf_tables");
         let conntrack = world.node.run(|| Socket::open(Protocol::Netfilter)).expect("a socket");
         dataplane.sync(&plan, None).expect("a sync");
         Stage { world, family, snapshot, plan, dataplane, conntrack }
@@ -87,7 +87,7 @@ fn a_client_stays_with_its_endpoint_until_that_is_gone() {
 fn a_restarted_proxy_still_knows_its_clients() {
     let mut stage = Stage::new(Family::V4, "", Some(Duration::from_secs(600)));
     let first = stage.ask("outside", "cluster-ip");
-    stage.dataplane = stage.world.node.run(|| Dataplane::open(Family::V4)).expect("nf_tables");
+    stage.dataplane = stage.world.node.run(|| Nftables::open(Family::V4)).expect("nf_tables");
     let report = stage.dataplane.sync(&stage.plan, None).expect("a sync");
     assert_eq!((report.elements, report.requests), (0, 0));
     for _ in 0..20 {
@@ -173,7 +173,7 @@ fn endpoints_replaced_under_load_cost_no_connection() {
             // Terminating endpoints serve until they are gone, as graceful ones do.
             stage.endpoints(["local!,remote", "remote", "local,remote", "local,remote!", "local"][round % 5]);
             if round % 100 == 50 {
-                stage.dataplane = stage.world.node.run(|| Dataplane::open(Family::V4)).expect("nf_tables");
+                stage.dataplane = stage.world.node.run(|| Nftables::open(Family::V4)).expect("nf_tables");
                 stage.dataplane.sync(&stage.plan, None).expect("a sync after a restart");
             }
         }
@@ -203,9 +203,15 @@ fn a_table_that_is_not_ours_is_replaced() {
     let mut stage = Stage::new(Family::V4, "", None);
     let node = stage.world.node.clone();
     let before = stage.dataplane.list().expect("a listing");
+    assert_eq!(stage.dataplane.drift(&stage.plan).expect("a reading"), Vec::<String>::new());
     node.sh("nft flush chain ip bowline_proxy services");
+    assert!(!stage.dataplane.drift(&stage.plan).expect("a reading").is_empty());
     stage.dataplane.sync(&stage.plan, None).expect("a sync mends rules");
     stage.ask("pod", "cluster-ip");
+    node.sh("nft flush map ip bowline_proxy node-ports");
+    let drift = stage.dataplane.drift(&stage.plan).expect("a reading");
+    assert_eq!(drift.len(), 1, "{drift:?}");
+    assert!(drift[0].contains("node-ports"), "{drift:?}");
     node.sh("nft delete table ip bowline_proxy");
     stage.dataplane.sync(&stage.plan, None).expect("a sync mends everything");
     stage.ask("pod", "cluster-ip");

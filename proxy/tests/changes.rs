@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proxy::nftables::Dataplane;
+use proxy::nftables::Nftables;
 use proxy::plan::DetectLocal;
 use proxy::state::{
     Endpoint, EndpointSlice, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName,
     ServicePort, SlicePort,
 };
-use proxy::{DualStack, Family, ServicePlan, Settings, Snapshot};
+use proxy::{Dataplane as _, DualStack, Family, ServicePlan, Settings, Snapshot};
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -197,7 +197,7 @@ proptest! {
 #[test]
 fn syncing_changes_is_syncing_everything() {
     let space = lab::Space::new_node().expect("a namespace needs root");
-    let open = || space.run(|| Dataplane::open(Family::V4)).expect("nf_tables");
+    let open = || space.run(|| Nftables::open(Family::V4)).expect("nf_tables");
     let config = ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() };
     let law = |steps: Vec<Vec<Change>>| {
         let mut snapshot = nothing();

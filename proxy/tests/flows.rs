@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use proxy::nftables::Dataplane;
+use proxy::nftables::Nftables;
 use proxy::plan::{Fate, Packet, Verdict};
 use proxy::state::Protocol;
-use proxy::{Family, ServicePlan};
+use proxy::{Dataplane as _, Family, ServicePlan};
 use support::lab::{World, judge};
 use support::row::{Expected, Row, SENDERS, rows};
 use support::{Place, destination, ip, settings, snapshot};
@@ -78,7 +78,7 @@ fn trace_agrees_with_every_row() {
 
 fn packets_agree(family: Family) {
     let world = World::new();
-    let mut dataplane = world.node.run(|| Dataplane::open(family)).expect("nf_tables");
+    let mut dataplane = world.node.run(|| Nftables::open(family)).expect("nf_tables");
     let mut line = 0;
     for_every_flow(family, |row, frontend, sender, expected| {
         if line != row.line {

@@ -2,41 +2,68 @@
 
 use std::collections::BTreeMap;
 
-use kernel::nft::{Data, Element, End, Type, Value, fields, key};
+use kernel::nft::{Data, Element, End, Value, fields, key};
 
 use super::layout::{Entry, Map, WAYS, WAYS_BY_SOURCE};
 use super::observe::Observed;
 use super::pool::{Pool, WAY_BITS};
 use super::spread::WAY;
 use crate::Family;
+use crate::dataplane::Served;
+use crate::state::Protocol;
 
 /// Every element, numbers replaced by what they lead to.
-pub(super) fn lines(observed: &Observed, family: Family) -> Vec<String> {
+pub(super) fn served(observed: &Observed, family: Family) -> Vec<Served> {
     let pools = observed.pools(family);
-    let mut lines: Vec<String> = Vec::new();
+    let mut lines: Vec<Served> = Vec::new();
     for Entry { map, element } in observed.elements.iter() {
-        let what = match map {
+        let does = match map {
             Map::Frontends | Map::NodePorts => follow(observed, &pools, element, WAYS.name),
             // Reached from frontends.
             Map::Endpoints | Map::Numbers | Map::Slots | Map::Inside | Map::Outside => continue,
-            _ => end(*map, element, family),
+            Map::ClusterIps | Map::NodePortAddresses | Map::Ranged | Map::Allowed | Map::Hairpins => {
+                map.name().to_owned()
+            }
         };
-        lines.push(format!("{} {}{what}", map.name(), words(map.set(family).key, &element.key)));
+        lines.push(line(*map, element, does, family));
     }
     lines.sort_unstable();
     lines
 }
 
+fn line(map: Map, element: &Element, does: String, family: Family) -> Served {
+    let types = map.set(family).key;
+    let mut line = Served { protocol: None, ip: None, port: None, does };
+    for value in fields(types, &element.key).unwrap_or_default() {
+        match value {
+            Value::Ip(ip) if line.ip.is_none() => line.ip = Some(ip),
+            Value::Ip(ip) => line.does += &format!(" {ip}"),
+            Value::Proto(number) => {
+                line.protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number);
+            }
+            Value::Port(port) => line.port = Some(port),
+            other => line.does += &format!(" {other:?}"),
+        }
+    }
+    if let End::Last(last) = &element.end {
+        let last = fields(types, last).unwrap_or_default();
+        if let Some(Value::Ip(ip)) = last.last() {
+            line.does += &format!(" to {ip}");
+        }
+    }
+    line
+}
+
 fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, ways: &'static str) -> String {
     let Some(number) = number(element) else { return String::new() };
     let chain = observed.ways.get(&(ways, number & WAY)).map_or("?", String::as_str);
-    let mut text = format!(" -> {chain}");
+    let mut text = chain.to_owned();
     if chain == "by-source" {
         for map in [Map::Inside, Map::Outside] {
             let pool = key(&[Value::ClassId(number & !WAY)]);
             if let Some(element) = observed.elements.find(map, &pool) {
                 let there = follow(observed, pools, element, WAYS_BY_SOURCE.name);
-                text += &format!(", {}{there}", map.name());
+                text += &format!(", {}: {there}", map.name());
             }
         }
     } else if let Some(pool) = pools.get(&(number >> WAY_BITS)) {
@@ -47,27 +74,9 @@ fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, w
     text
 }
 
-fn end(map: Map, element: &Element, family: Family) -> String {
-    match &element.end {
-        End::Last(last) => format!(" to {}", words(map.set(family).key, last)),
-        _ => String::new(),
-    }
-}
-
 fn number(element: &Element) -> Option<u32> {
     match element.data.as_ref()? {
         Data::Value(bytes) => Some(u32::from_ne_bytes(bytes.as_slice().try_into().ok()?)),
         Data::Verdict(_) => None,
     }
-}
-
-fn words(types: &[Type], bytes: &[u8]) -> String {
-    let values = fields(types, bytes).unwrap_or_default();
-    let word = |value: &Value<'_>| match value {
-        Value::Ip(ip) => ip.to_string(),
-        Value::Proto(number) => format!("protocol {number}"),
-        Value::Port(port) => format!("port {port}"),
-        other => format!("{other:?}"),
-    };
-    values.iter().map(word).collect::<Vec<_>>().join(" ")
 }

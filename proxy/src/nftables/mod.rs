@@ -23,6 +23,7 @@ use kernel::netlink::{Protocol, Socket};
 use kernel::nft::{self, Batch, Chain, Element, Table, Value, Verdict};
 
 use crate::Family;
+use crate::dataplane::{Dataplane, Mode, Report, Served};
 use crate::plan::{ServicePlan, Site};
 use crate::state::ServicePortName;
 use diff::{Diff, Elements};
@@ -34,31 +35,16 @@ use spread::Spread;
 /// A chain without rules whose name tells which rules the others have.
 const EDITION: &str = "edition-";
 
-/// What a sync did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Report {
-    /// Elements added, deleted or replaced.
-    pub elements: usize,
-    /// Netlink requests of the batch; 0 when nothing was sent.
-    pub requests: usize,
-    /// Whether everything was compared, not only changes.
-    pub is_full: bool,
-    /// How long the kernel took for the batch.
-    pub committing: Duration,
-    /// How long the sync took in all.
-    pub took: Duration,
-}
-
 /// The table of one family.
 #[derive(Debug)]
-pub struct Dataplane {
+pub struct Nftables {
     family: Family,
     socket: Socket,
     /// What is programmed; none when that is not known: at first and after a failure.
     state: Option<State>,
 }
 
-impl Dataplane {
+impl Nftables {
     /// Opens the dataplane in the calling thread's network namespace. Touches nothing.
     ///
     /// # Errors
@@ -66,52 +52,7 @@ impl Dataplane {
     pub fn open(family: Family) -> Result<Self> {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         nft::probe(&mut socket)?;
-        Ok(Dataplane { family, socket, state: None })
-    }
-
-    /// Makes the table what `plan` says, in one batch. With `changed`, those Service ports whose plans are not what they
-    /// were at the last sync, only these are compared, unless a full sync is due: at first, after a failure, and when
-    /// the site has changed. Without, everything is read from the kernel and compared, chains and rules too.
-    ///
-    /// # Errors
-    /// The kernel's refusal; the table is as it was then, and the next sync is full.
-    pub fn sync(
-        &mut self,
-        plan: &ServicePlan,
-        changed: Option<&BTreeSet<ServicePortName>>,
-    ) -> Result<Report> {
-        let started = Instant::now();
-        let state = self.state.take().filter(|state| *state.site() == plan.site);
-        let (state, mut report) = match (state, changed) {
-            (Some(state), Some(changed)) => self.sync_changes(state, plan, changed)?,
-            (state, _) => self.sync_everything(state, plan)?,
-        };
-        self.state = Some(state);
-        report.took = started.elapsed();
-        Ok(report)
-    }
-
-    /// What the kernel really does for each frontend, one sorted line each, without the numbers of pools: frontend,
-    /// chain, endpoints. Reads the whole table.
-    ///
-    /// # Errors
-    /// When the table can't be read.
-    pub fn list(&mut self) -> Result<Vec<String>> {
-        let observed = Observed::read(&mut self.socket, &layout::table(self.family))?;
-        Ok(list::lines(&observed, self.family))
-    }
-
-    /// Removes the table.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub fn cleanup(&mut self) -> Result<()> {
-        self.state = None;
-        let table = layout::table(self.family);
-        if nft::table_exists(&mut self.socket, &table)? {
-            Batch::new().delete_table(&table).commit(&mut self.socket)?;
-        }
-        Ok(())
+        Ok(Nftables { family, socket, state: None })
     }
 
     fn sync_changes(
@@ -131,16 +72,11 @@ impl Dataplane {
 
     fn sync_everything(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<(State, Report)> {
         let table = layout::table(self.family);
-        let mut observed = Observed::read(&mut self.socket, &table)?;
-        let (state, desired) = State::full(plan, state, &observed)?;
-        let diff = Diff::new(std::mem::take(&mut observed.elements), desired);
-        let mut batch = Batch::new();
-        write_chains(&mut batch, &table, &plan.site, (&state, &observed));
-        diff.write(&mut batch, &table);
+        let Comparison { state, exists, diff, batch } = self.compare(state, plan)?;
         match self.commit(&batch, &diff, true) {
             Ok(report) => Ok((state, report)),
             // A table that does not fit ours, another version's: replaced whole, still in one step.
-            Err(_) if observed.exists => {
+            Err(_) if exists => {
                 let fresh = Observed::default();
                 let (state, desired) = State::full(plan, None, &fresh)?;
                 let diff = Diff::new(Elements::default(), desired);
@@ -154,6 +90,18 @@ impl Dataplane {
         }
     }
 
+    /// Reads the table and finds out what keeps it from being what `plan` says.
+    fn compare(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<Comparison> {
+        let table = layout::table(self.family);
+        let mut observed = Observed::read(&mut self.socket, &table)?;
+        let (state, desired) = State::full(plan, state, &observed)?;
+        let diff = Diff::new(std::mem::take(&mut observed.elements), desired);
+        let mut batch = Batch::new();
+        write_chains(&mut batch, &table, &plan.site, (&state, &observed));
+        diff.write(&mut batch, &table);
+        Ok(Comparison { state, exists: observed.exists, diff, batch })
+    }
+
     fn commit(&mut self, batch: &Batch, diff: &Diff, is_full: bool) -> Result<Report> {
         let started = Instant::now();
         if !batch.is_empty() {
@@ -163,6 +111,54 @@ impl Dataplane {
         let requests = batch.sentences().count();
         Ok(Report { elements: diff.touched(), requests, is_full, committing, took: Duration::ZERO })
     }
+}
+
+impl Dataplane for Nftables {
+    fn mode(&self) -> Mode {
+        Mode::Nftables
+    }
+
+    /// In one batch, chains and rules too when everything is compared.
+    fn sync(&mut self, plan: &ServicePlan, changed: Option<&BTreeSet<ServicePortName>>) -> Result<Report> {
+        let started = Instant::now();
+        let state = self.state.take().filter(|state| *state.site() == plan.site);
+        let (state, mut report) = match (state, changed) {
+            (Some(state), Some(changed)) => self.sync_changes(state, plan, changed)?,
+            (state, _) => self.sync_everything(state, plan)?,
+        };
+        self.state = Some(state);
+        report.took = started.elapsed();
+        Ok(report)
+    }
+
+    fn drift(&mut self, plan: &ServicePlan) -> Result<Vec<String>> {
+        let batch = self.compare(None, plan)?.batch;
+        Ok(batch.sentences().map(str::to_owned).collect())
+    }
+
+    fn list(&mut self) -> Result<Vec<Served>> {
+        let observed = Observed::read(&mut self.socket, &layout::table(self.family))?;
+        Ok(list::served(&observed, self.family))
+    }
+
+    fn cleanup(&mut self) -> Result<()> {
+        self.state = None;
+        let table = layout::table(self.family);
+        if nft::table_exists(&mut self.socket, &table)? {
+            Batch::new().delete_table(&table).commit(&mut self.socket)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a table lacks of a plan, and how it would be brought there.
+#[derive(Debug)]
+struct Comparison {
+    state: State,
+    /// Whether there is a table.
+    exists: bool,
+    diff: Diff,
+    batch: Batch,
 }
 
 /// Writes whatever of sets, chains, rules and ways is not as it should be.
