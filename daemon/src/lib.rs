@@ -21,5 +21,6 @@ pub mod log;
 pub mod metrics;
 pub mod node;
 pub mod objects;
+pub mod proxy;
 pub mod source;
 pub mod status;

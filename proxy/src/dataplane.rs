@@ -67,6 +67,15 @@ pub trait Dataplane: fmt::Debug + Send {
     /// When the kernel can't be read.
     fn list(&mut self) -> Result<Vec<Served>>;
 
+    /// Whether somebody has removed what is ours wholesale. Asked often, so it is cheap, and where events tell of every
+    /// change the answer is no.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    fn is_flushed(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Removes everything that this kind of dataplane has ever made for this family here, by whatever process.
     ///
     /// # Errors

@@ -10,11 +10,15 @@
 
 pub mod conntrack;
 mod dataplane;
+pub mod engine;
 pub mod nftables;
+mod options;
 pub mod plan;
 pub mod state;
 
 pub use dataplane::{Dataplane, Mode, Report, Served};
+pub use engine::{Change, Changes};
 pub use kernel::dual::{DualStack, Family};
+pub use options::{IptablesOptions, IpvsOptions, Options};
 pub use plan::{ServicePlan, Settings};
 pub use state::Snapshot;
