@@ -41,11 +41,12 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row, PODS=1000 for one size: these leave README.md alone.
+# QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row, PODS=1000 for one size, ITSELF=1 for our suite
+# beside itself: these leave README.md alone.
 bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
-	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS))
+	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 	cargo bench --locked -p bowline-overlay --bench nodes
 
 # Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.

@@ -1,14 +1,15 @@
 //! A suite on a node of its own: sandboxes, attachments that stay, attachments that are measured.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lab::network::Request;
+use lab::network::{Attachment, Request};
 use lab::{Network, Node, Pod, Subject};
 use serde_json::{Map, Value, json};
 
-use crate::call::Verb;
+use crate::runner::Runner;
 
 /// What is measured: plug-ins in order, and whether they start from an attachment that another chain made.
 pub struct Course {
@@ -103,6 +104,8 @@ pub struct Contestant {
     present: Vec<Pod>,
     /// An empty sandbox, used again and again.
     measured: Pod,
+    /// Each starts one plug-in at a time; the first does all that is measured.
+    runners: [Mutex<Runner>; 2],
     next: AtomicUsize,
 }
 
@@ -112,15 +115,9 @@ impl Contestant {
         let node = Node::new(name).expect("a node can be made (as root, or with user namespaces)");
         let measured = node.pod("measured");
         let directory = subject.directory.clone();
-        Contestant {
-            name,
-            directory,
-            subject,
-            node,
-            present: Vec::new(),
-            measured,
-            next: AtomicUsize::new(0),
-        }
+        let runners = [(); 2].map(|()| Mutex::new(Runner::start(&node)));
+        let next = AtomicUsize::new(0);
+        Contestant { name, directory, subject, node, present: Vec::new(), measured, runners, next }
     }
 
     /// Adds pods by the chain, two at a time, until `count` are there.
@@ -140,10 +137,11 @@ impl Contestant {
         let filler = Subject::bowline();
         let network = Network::new(&filler, list);
         std::thread::scope(|scope| {
-            for _ in 0..2 {
+            for runner in &self.runners {
                 scope.spawn(|| {
+                    let mut runner = runner.lock().expect("no panic while a plug-in runs");
                     while let Some(pod) = fresh.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.run(&network, pod, ("ADD", &self.request()), Value::Null);
+                        add(&mut network.attachment(pod, self.request()), &mut runner);
                     }
                 });
             }
@@ -158,77 +156,47 @@ impl Contestant {
 
     /// One ADD and one DEL of `course`: how long each took, all plug-ins together.
     pub fn sample(&self, course: &Course) -> (Duration, Duration) {
-        let network = self.network(course);
-        let base = course.chained.then(|| self.base());
-        let asked = self.request();
-        let (result, add) =
-            self.run(&network, &self.measured, ("ADD", &asked), base.clone().unwrap_or_default());
-        let (_, del) = self.run(&network, &self.measured, ("DEL", &asked), result);
-        if let Some(base) = base {
-            self.run(&self.foundation(), &self.measured, ("DEL", &asked), base);
-        }
-        (add, del)
+        self.measure(course, |attachment, runner| (add(attachment, runner), del(attachment, runner)))
     }
 
-    /// The attachment that a chained plug-in is measured on: a plain bridge.
-    fn base(&self) -> Value {
-        self.run(&self.foundation(), &self.measured, ("ADD", &Request::default()), Value::Null).0
+    /// The peak in KiB of the largest process of one ADD of `course`.
+    pub fn weigh(&self, course: &Course) -> u64 {
+        self.measure(course, |attachment, runner| {
+            let mut peak = 0;
+            for index in 0..attachment.network.kinds().len() {
+                let (answer, size) = runner.weigh(&attachment.invocation("ADD", index));
+                attachment.result = answer;
+                peak = peak.max(size);
+            }
+            del(attachment, runner);
+            peak
+        })
+    }
+
+    /// Does `work` with an attachment of `course` that nothing was done for yet. For a chained plug-in a plain bridge
+    /// comes before it and goes after it.
+    fn measure<T>(&self, course: &Course, work: impl FnOnce(&mut Attachment, &mut Runner) -> T) -> T {
+        let mut runner = self.runners[0].lock().expect("no panic while a plug-in runs");
+        let mut attachment = self.network(course).attachment(&self.measured, self.request());
+        let base = course.chained.then(|| {
+            let mut base = self.foundation().attachment(&self.measured, Request::default());
+            add(&mut base, &mut runner);
+            base
+        });
+        if let Some(base) = &base {
+            attachment.result = base.result.clone();
+        }
+        let outcome = work(&mut attachment, &mut runner);
+        if let Some(base) = &base {
+            del(base, &mut runner);
+        }
+        outcome
     }
 
     fn foundation(&self) -> Network {
         let list = json!({"cniVersion": "1.0.0", "name": "foundation", "plugins": [{"type": "bridge",
             "bridge": "base0", "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.97.0.0/16"}}]});
         Network::new(&self.subject, list)
-    }
-
-    /// The peak in KiB of the largest process of one ADD of `course`.
-    pub fn weigh(&self, course: &Course) -> u64 {
-        let network = self.network(course);
-        let base = course.chained.then(|| self.base());
-        let request = self.request();
-        let mut result = base.clone().unwrap_or_default();
-        let mut peak = 0;
-        for (index, kind) in network.kinds().iter().enumerate() {
-            let conf = network.request(index, Some(&result).filter(|r| !r.is_null()), &request);
-            let (answer, size) = self
-                .node
-                .run(|| verb("ADD", &self.measured, |verb| verb.weigh(&self.directory, kind, &conf)));
-            result = answer;
-            peak = peak.max(size);
-        }
-        self.run(&network, &self.measured, ("DEL", &request), result);
-        if let Some(base) = base {
-            self.run(&self.foundation(), &self.measured, ("DEL", &request), base);
-        }
-        peak
-    }
-
-    /// Every plug-in of `network` in the verb's order; the last result and the time of all together. A runtime asks
-    /// the same of DEL as of ADD.
-    fn run(
-        &self,
-        network: &Network,
-        pod: &Pod,
-        (command, request): (&str, &Request),
-        mut result: Value,
-    ) -> (Value, Duration) {
-        let kinds = network.kinds();
-        let adding = command == "ADD";
-        let directory = &network.subject.directory;
-        let order: Vec<usize> =
-            if adding { (0..kinds.len()).collect() } else { (0..kinds.len()).rev().collect() };
-        self.node.run(|| {
-            let mut total = Duration::ZERO;
-            for index in order {
-                let conf = network.request(index, Some(&result).filter(|r| !r.is_null()), request);
-                let (answer, took) = verb(command, pod, |verb| verb.run(directory, &kinds[index], &conf));
-                if adding {
-                    result = answer;
-                }
-                total += took;
-            }
-            (result, total)
-        })
     }
 
     /// A host port of its own and a rate limit.
@@ -242,10 +210,21 @@ impl Contestant {
     }
 }
 
-fn verb<T>(command: &str, pod: &Pod, run: impl FnOnce(Verb<'_>) -> T) -> T {
-    let container_id = pod.container_id();
-    let netns = pod.netns_path();
-    run(Verb { command, container_id: &container_id, netns: &netns })
+/// ADD by every plug-in in order: the time of all together.
+fn add(attachment: &mut Attachment, runner: &mut Runner) -> Duration {
+    let mut total = Duration::ZERO;
+    for index in 0..attachment.network.kinds().len() {
+        let (answer, took) = runner.time(&attachment.invocation("ADD", index));
+        attachment.result = answer;
+        total += took;
+    }
+    total
+}
+
+/// DEL in reverse. A runtime asks the same of it as of ADD.
+fn del(attachment: &Attachment, runner: &mut Runner) -> Duration {
+    let indices = (0..attachment.network.kinds().len()).rev();
+    indices.map(|index| runner.time(&attachment.invocation("DEL", index)).1).sum()
 }
 
 /// Bytes on disk of the plug-ins `kinds` in `directory`, each file once however many names it has.

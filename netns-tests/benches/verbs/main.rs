@@ -4,9 +4,9 @@
 //! else the machine does hits both. A sample is one ADD and one DEL, timed from before each program is started until
 //! it has ended, as a runtime sees it. "The n-th pod" means that n - 1 pods of the chain are on the node.
 
-mod call;
 mod contestant;
 mod report;
+mod runner;
 
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,8 @@ const LEAST: usize = 5;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, program] = args.as_slice()
-        && flag == call::WEIGH
-    {
-        return call::weigh(program);
+    if args.first().is_some_and(|a| a == runner::FLAG) {
+        return runner::serve();
     }
     let quick = args.iter().any(|a| a == "--quick");
     let effort = if quick {
@@ -40,8 +38,12 @@ fn main() {
     lab::own_user_namespace().expect("root, or a user namespace");
     raise_descriptor_limit();
     let started = Instant::now();
-    let mut suites =
-        [Contestant::new("bowline", Subject::bowline()), Contestant::new("reference", Subject::reference())];
+    // Against itself: how far two equals are apart on this machine, without the minutes that the reference takes.
+    let rival = match args.iter().any(|a| a == "--itself") {
+        true => ("bowline again", Subject::bowline()),
+        false => ("reference", Subject::reference()),
+    };
+    let mut suites = [Contestant::new("bowline", Subject::bowline()), Contestant::new(rival.0, rival.1)];
     let mut courses = Course::all();
     // One row or one size while working on it: for the screen only.
     let option = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1));
@@ -70,7 +72,7 @@ fn main() {
     }
     let report = figures.report(started.elapsed());
     println!("{report}");
-    if quick || only.is_some() || pods.is_some() {
+    if quick || only.is_some() || pods.is_some() || suites[1].name != "reference" {
         eprintln!("README.md keeps the figures of the last full run.");
     } else {
         report::rewrite_readme(&report);
