@@ -6,7 +6,9 @@ mod support;
 use std::time::Duration;
 
 use daemon::objects::WIREGUARD_KEY;
+use daemon::source::api::{self, Timing};
 use daemon::source::publish::{self, Wanted};
+use lab::apiserver::Streaming;
 use overlay::Mode;
 use serde_json::{Value, json};
 use support::*;
@@ -104,6 +106,84 @@ async fn a_server_may_stop_and_come_back() {
     assert!(cluster.feed.state.borrow().restarts["connect"] > 0);
     assert_eq!(cluster.feed.objects.borrow().as_ref().unwrap().nodes.len(), 1);
     cluster.resume().await;
+    cluster.put("b", "10.2.0.0/24").await;
+    cluster.nodes_are(&["a=10.1.0.0/24", "b=10.2.0.0/24"]).await;
+    cluster.is_well().await;
+}
+
+#[tokio::test]
+async fn a_list_is_one_stream_or_some_pages() {
+    let names: Vec<String> = (0..250).map(|i| format!("n{i:03}")).collect();
+    for streaming in [Streaming::Served, Streaming::Refused] {
+        let mut cluster = Cluster::any_with(streaming, hurried()).await;
+        cluster.nodes_are(&[]).await;
+        cluster.put_all(&names).await;
+        // What is here came event by event; a second source begins with all of it.
+        let mut second = api::run(cluster.config.clone());
+        let first = tokio::time::timeout(DEADLINE, second.objects.wait_for(Option::is_some)).await;
+        let first = first.expect("a list").unwrap().clone().unwrap();
+        assert_eq!(first.nodes.len(), 250, "{streaming:?}: half a list was published");
+        cluster.delete("n000").await;
+        let gone = second.objects.wait_for(|objects| objects.as_ref().unwrap().nodes.len() == 249);
+        let gone = tokio::time::timeout(DEADLINE, gone).await.map(|found| found.is_ok());
+        assert_eq!(gone, Ok(true), "the watch goes on where the list stood");
+        let requests = cluster.requests();
+        let pages = requests.iter().filter(|request| *request == "list nodes").count();
+        // The first source listed no node at all, so one page.
+        assert_eq!(pages, if streaming == Streaming::Served { 0 } else { 1 + 3 }, "{requests:?}");
+    }
+}
+
+#[tokio::test]
+async fn history_that_is_gone_means_everything_anew() {
+    for streaming in [Streaming::Served, Streaming::Refused] {
+        let mut cluster = Cluster::any_with(streaming, hurried()).await;
+        cluster.put("a", "10.1.0.0/24").await;
+        cluster.put("gone", "10.2.0.0/24").await;
+        cluster.nodes_are(&["a=10.1.0.0/24", "gone=10.2.0.0/24"]).await;
+        cluster.is_well().await;
+        cluster.lose_history("gone").await;
+        cluster.nodes_are(&["a=10.1.0.0/24"]).await;
+        cluster.is_well().await;
+        let restarts = cluster.feed.state.borrow().restarts.clone();
+        assert!(restarts.contains_key("410"), "{restarts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_no_time_is_left_alone_for_as_long_as_it_says() {
+    let timing = Timing { watch: Duration::from_secs(2), longest_pause: Duration::from_secs(5), ..hurried() };
+    let mut cluster = Cluster::any_with(Streaming::Served, timing).await;
+    cluster.put("a", "10.1.0.0/24").await;
+    cluster.nodes_are(&["a=10.1.0.0/24"]).await;
+    cluster.throttle().await;
+    let refusals = |count: u64| {
+        move |state: &daemon::source::SourceState| {
+            state.restarts.get("429").is_some_and(|times| *times >= count)
+        }
+    };
+    cluster.state_is("a refusal", refusals(1)).await;
+    let first = tokio::time::Instant::now();
+    let state = cluster.state_is("more of them", refusals(4)).await;
+    assert!(first.elapsed() >= Duration::from_millis(2_900), "3 pauses took {:?}", first.elapsed());
+    assert!(state.problems[0].contains("429 Too Many Requests"), "{:?}", state.problems);
+    assert_eq!(cluster.feed.objects.borrow().as_ref().unwrap().nodes.len(), 1);
+    cluster.relent().await;
+    cluster.put("b", "10.2.0.0/24").await;
+    cluster.nodes_are(&["a=10.1.0.0/24", "b=10.2.0.0/24"]).await;
+    cluster.is_well().await;
+}
+
+#[tokio::test]
+async fn credentials_that_end_are_read_anew() {
+    let timing = Timing { watch: Duration::from_secs(2), ..hurried() };
+    let mut cluster = Cluster::any_with(Streaming::Served, timing).await;
+    cluster.put("a", "10.1.0.0/24").await;
+    cluster.nodes_are(&["a=10.1.0.0/24"]).await;
+    cluster.revoke().await;
+    let state = cluster.state_is("a refusal", |state| state.restarts.contains_key("401")).await;
+    assert!(state.problems[0].contains("not (or no longer) valid"), "{:?}", state.problems);
+    cluster.grant().await;
     cluster.put("b", "10.2.0.0/24").await;
     cluster.nodes_are(&["a=10.1.0.0/24", "b=10.2.0.0/24"]).await;
     cluster.is_well().await;

@@ -4,12 +4,14 @@
 
 pub mod real;
 
+use std::path::Path;
 use std::time::Duration;
 
 use daemon::objects::Node;
 use daemon::source::api::{self, Config, Timing};
 use daemon::source::{Feed, SourceState};
-use lab::apiserver::ApiServer;
+use futures::StreamExt;
+use lab::apiserver::{ApiServer, Misbehaviour, Recorded, Streaming, Target};
 use serde_json::{Value, json};
 
 use real::KubeApiserver;
@@ -49,14 +51,24 @@ pub fn hurried() -> Timing {
 impl Cluster {
     /// One for cases that every API server must pass.
     pub async fn any() -> Self {
+        Cluster::any_with(Streaming::Served, hurried()).await
+    }
+
+    /// One that serves lists by watch, or not.
+    pub async fn any_with(streaming: Streaming, timing: Timing) -> Self {
         match std::env::var_os("KUBEBUILDER_ASSETS") {
             Some(assets) => {
-                let server = KubeApiserver::start(assets.as_ref()).await;
+                let gate = format!("--feature-gates=WatchList={}", streaming == Streaming::Served);
+                let server = KubeApiserver::start(assets.as_ref(), &[&gate]).await;
                 // A real server takes its time.
-                let timing = Timing { answer: Duration::from_secs(10), ..hurried() };
+                let timing = Timing { answer: Duration::from_secs(10), ..timing };
                 Cluster::follow(Server::Real(Box::new(server)), timing)
             }
-            None => Cluster::stand_in(),
+            None => {
+                let server = ApiServer::local();
+                server.stream(streaming);
+                Cluster::follow(Server::StandIn(server), timing)
+            }
         }
     }
 
@@ -72,11 +84,20 @@ impl Cluster {
 
     fn follow(server: Server, timing: Timing) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
-        let (kubeconfig, servers) = match &server {
-            Server::StandIn(server) => (None, vec![server.url()]),
-            Server::Real(server) => (Some(server.kubeconfig()), vec![]),
+        let kubeconfig = match &server {
+            Server::StandIn(server) => {
+                let path = state_dir.path().join("kubeconfig");
+                write_kubeconfig(&path, server, "first");
+                path
+            }
+            Server::Real(server) => server.kubeconfig(),
         };
-        let config = Config { kubeconfig, servers, state_dir: state_dir.path().to_owned(), timing };
+        let config = Config {
+            kubeconfig: Some(kubeconfig),
+            servers: vec![],
+            state_dir: state_dir.path().to_owned(),
+            timing,
+        };
         let feed = api::run(config.clone());
         Cluster { server, feed, config, _state_dir: state_dir }
     }
@@ -114,6 +135,76 @@ impl Cluster {
         match &self.server {
             Server::StandIn(server) => assert!(server.delete(name)),
             Server::Real(server) => server.delete(name).await,
+        }
+    }
+
+    /// Creates nodes, many at a time.
+    pub async fn put_all(&self, names: &[String]) {
+        let put = |name: String| async move { self.put(&name, "10.1.0.0/24").await };
+        futures::stream::iter(names.to_vec()).map(put).buffer_unordered(16).collect::<Vec<()>>().await;
+    }
+
+    /// Answers the source with 429, and 1 s to wait.
+    pub async fn throttle(&self) {
+        match &self.server {
+            Server::StandIn(server) => {
+                server.misbehave(Target::Any, Misbehaviour::Status(429, Some(1)), usize::MAX);
+            }
+            Server::Real(server) => server.throttle().await,
+        }
+    }
+
+    /// Takes [`Cluster::throttle`] back.
+    pub async fn relent(&self) {
+        match &self.server {
+            Server::StandIn(server) => server.behave(),
+            Server::Real(server) => server.relent().await,
+        }
+    }
+
+    /// Ends what the source's credentials are worth.
+    pub async fn revoke(&self) {
+        match &self.server {
+            Server::StandIn(server) => server.require_token("second"),
+            Server::Real(server) => server.revoke().await,
+        }
+    }
+
+    /// Writes new credentials where the source finds them.
+    pub async fn grant(&self) {
+        match &self.server {
+            Server::StandIn(server) => {
+                write_kubeconfig(self.config.kubeconfig.as_deref().unwrap(), server, "second");
+            }
+            Server::Real(server) => server.grant().await,
+        }
+    }
+
+    /// Takes a node away behind the source's back: its watch ends, and what happened since is not kept.
+    pub async fn lose_history(&mut self, name: &str) {
+        match &mut self.server {
+            Server::StandIn(server) => {
+                server.stop();
+                assert!(server.delete(name));
+                server.compact();
+                server.resume(std::net::TcpListener::bind(server.address()).unwrap());
+            }
+            Server::Real(server) => server.lose_history(name).await,
+        }
+    }
+
+    /// What the source asked for so far, as `verb resource`; streaming lists as `stream`, of a real server refusals
+    /// with their code.
+    pub fn requests(&self) -> Vec<String> {
+        let shown = |request: &Recorded| {
+            let is_stream = request.query.contains_key("sendInitialEvents");
+            let verb = if is_stream { "stream" } else { &request.verb };
+            let slash = if request.subresource.is_empty() { "" } else { "/" };
+            format!("{verb} {}{slash}{}", request.resource, request.subresource)
+        };
+        match &self.server {
+            Server::StandIn(server) => server.requests().iter().map(shown).collect(),
+            Server::Real(server) => server.requests(),
         }
     }
 
@@ -206,4 +297,14 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+fn write_kubeconfig(path: &Path, server: &ApiServer, token: &str) {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": server.url()}}],
+        "users": [{"name": "bowline", "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "bowline"}}],
+    });
+    std::fs::write(path, kubeconfig.to_string()).unwrap();
 }

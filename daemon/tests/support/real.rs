@@ -6,34 +6,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use super::DEADLINE;
-
 /// The token of a user who may do everything.
 const ADMIN: &str = "admin-token";
+/// Until a process of the control plane serves: it has a machine's processors not to itself.
+const STARTED: Duration = Duration::from_secs(180);
+const ACCOUNTS: &str = "/api/v1/namespaces/kube-system/serviceaccounts";
+const FLOW_CONTROL: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
+/// What the source asks is written down, nothing else.
+const AUDIT: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:kube-system:bowline']
+- level: None
+";
 
 /// A control plane of two processes.
 pub struct KubeApiserver {
     assets: PathBuf,
     dir: tempfile::TempDir,
+    flags: Vec<String>,
     etcd: Child,
     etcd_port: u16,
     port: u16,
     server: Option<Child>,
     admin: Client,
+    storage: Client,
 }
 
 impl KubeApiserver {
-    /// Starts both, and grants what bowlined needs.
-    pub async fn start(assets: &Path) -> Self {
+    /// Starts both, kube-apiserver with `flags` besides, and grants what bowlined needs.
+    pub async fn start(assets: &Path, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("sa.key");
         let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().unwrap();
         assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
         std::fs::write(dir.path().join("tokens.csv"), format!("{ADMIN},admin,1,system:masters\n")).unwrap();
+        std::fs::write(dir.path().join("audit.yaml"), AUDIT).unwrap();
         let (etcd_port, peer_port, port) = (free_port(), free_port(), free_port());
         let etcd = Command::new(assets.join("etcd"))
             .arg("--data-dir")
@@ -50,8 +67,12 @@ impl KubeApiserver {
         config.auth_info.token = Some(ADMIN.to_owned().into());
         config.default_retry = false;
         let admin = Client::try_from(config).unwrap();
+        let storage = kube::Config::new(format!("http://127.0.0.1:{etcd_port}").parse().unwrap());
+        let storage = Client::try_from(storage).unwrap();
         let assets = assets.to_owned();
-        let mut server = KubeApiserver { assets, dir, etcd, etcd_port, port, server: None, admin };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut server =
+            KubeApiserver { assets, dir, flags, etcd, etcd_port, port, server: None, admin, storage };
         server.resume().await;
         server.grant().await;
         server
@@ -88,6 +109,11 @@ impl KubeApiserver {
             .arg(&key)
             .arg("--service-account-signing-key-file")
             .arg(&key)
+            .arg("--audit-policy-file")
+            .arg(dir.join("audit.yaml"))
+            .arg("--audit-log-path")
+            .arg(dir.join("audit.log"))
+            .args(&self.flags)
             .stdout(Stdio::null())
             .stderr(log(dir, "kube-apiserver.log"))
             .spawn()
@@ -97,13 +123,13 @@ impl KubeApiserver {
     }
 
     /// Applies conf/daemon/rbac.yaml and writes a kubeconfig of its ServiceAccount.
-    async fn grant(&self) {
+    pub async fn grant(&self) {
         let text = include_str!("../../../conf/daemon/rbac.yaml");
         let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
         for object in &objects {
             let rbac = "/apis/rbac.authorization.k8s.io/v1";
             let path = match object["kind"].as_str().unwrap() {
-                "ServiceAccount" => "/api/v1/namespaces/kube-system/serviceaccounts".to_owned(),
+                "ServiceAccount" => ACCOUNTS.to_owned(),
                 "ClusterRole" => format!("{rbac}/clusterroles"),
                 "ClusterRoleBinding" => format!("{rbac}/clusterrolebindings"),
                 other => panic!("conf/daemon/rbac.yaml: {other} is new to this test"),
@@ -111,9 +137,8 @@ impl KubeApiserver {
             // The namespace appears a moment after the server is ready.
             self.until("POST", &path, object, &[201, 409]).await;
         }
-        let path = "/api/v1/namespaces/kube-system/serviceaccounts/bowline/token";
         let asked = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}});
-        let granted = self.until("POST", path, &asked, &[201]).await;
+        let granted = self.until("POST", &format!("{ACCOUNTS}/bowline/token"), &asked, &[201]).await;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
@@ -124,6 +149,66 @@ impl KubeApiserver {
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "bowline"}}],
         });
         std::fs::write(self.kubeconfig(), kubeconfig.to_string()).unwrap();
+    }
+
+    /// Deletes the ServiceAccount: its token is worth nothing any more.
+    pub async fn revoke(&self) {
+        self.until("DELETE", &format!("{ACCOUNTS}/bowline"), &Value::Null, &[200]).await;
+    }
+
+    /// Sends the source to a priority level without a seat: every request of it is answered with 429.
+    pub async fn throttle(&self) {
+        let level = json!({"metadata": {"name": "jail"}, "spec": {"type": "Limited", "limited": {
+            "nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"},
+        }}});
+        let account = json!({"name": "bowline", "namespace": "kube-system"});
+        let schema = json!({"metadata": {"name": "jail"}, "spec": {
+            "matchingPrecedence": 2,
+            "priorityLevelConfiguration": {"name": "jail"},
+            "rules": [{
+                "subjects": [{"kind": "ServiceAccount", "serviceAccount": account}],
+                "resourceRules": [{
+                    "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true,
+                }],
+            }],
+        }});
+        for (kind, object) in [("prioritylevelconfigurations", level), ("flowschemas", schema)] {
+            self.until("POST", &format!("{FLOW_CONTROL}/{kind}"), &object, &[201]).await;
+        }
+    }
+
+    /// Takes [`KubeApiserver::throttle`] back.
+    pub async fn relent(&self) {
+        self.until("DELETE", &format!("{FLOW_CONTROL}/flowschemas/jail"), &Value::Null, &[200]).await;
+    }
+
+    /// Stops kube-apiserver, deletes a node and all history in etcd, and starts it again: what a source misses when
+    /// the server is away for longer than history is kept.
+    pub async fn lose_history(&mut self, name: &str) {
+        self.stop();
+        let key = BASE64_STANDARD.encode(format!("/registry/minions/{name}"));
+        let deleted = self.store("/v3/kv/deleterange", &json!({"key": key})).await;
+        assert_eq!(deleted["deleted"], "1", "{deleted}");
+        let compaction = json!({"revision": deleted["header"]["revision"], "physical": true});
+        self.store("/v3/kv/compaction", &compaction).await;
+        self.resume().await;
+    }
+
+    /// Asks etcd.
+    async fn store(&self, path: &str, body: &Value) -> Value {
+        let (code, answer) = send(&self.storage, "POST", path, body).await;
+        assert_eq!(code, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// What the source asked for so far, as `verb resource`; streaming lists as `stream`, refusals with their code.
+    pub fn requests(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap_or_default();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        // A watch is over when it ends; that it began is what counts.
+        let begun =
+            events.filter(|event| (event["stage"] == "ResponseStarted") == (event["verb"] == "watch"));
+        begun.map(|event| shown(&event)).collect()
     }
 
     /// Creates a node, or changes its status.
@@ -154,7 +239,7 @@ impl KubeApiserver {
 
     /// Sends until one of `codes` is the answer.
     async fn until(&self, method: &str, path: &str, body: &Value, codes: &[u16]) -> Value {
-        let deadline = tokio::time::Instant::now() + DEADLINE;
+        let deadline = tokio::time::Instant::now() + STARTED;
         loop {
             let (code, answer) = self.send(method, path, body).await;
             if codes.contains(&code) {
@@ -169,19 +254,7 @@ impl KubeApiserver {
 
     /// Code 0 is no answer.
     async fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let content_type =
-            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
-        let request = hyper::Request::builder().method(method).uri(path).header("content-type", content_type);
-        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        match self.admin.send(request.body(Body::from(bytes)).unwrap()).await {
-            Ok(answer) => {
-                let code = answer.status().as_u16();
-                let bytes = http_body_util::BodyExt::collect(answer.into_body()).await;
-                let bytes = bytes.map(|body| body.to_bytes()).unwrap_or_default();
-                (code, serde_json::from_slice(&bytes).unwrap_or_default())
-            }
-            Err(error) => (0, json!(error.to_string())),
-        }
+        send(&self.admin, method, path, body).await
     }
 }
 
@@ -191,6 +264,39 @@ impl Drop for KubeApiserver {
         // It may have ended by itself.
         let _ = self.etcd.kill();
         let _ = self.etcd.wait();
+    }
+}
+
+async fn send(to: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let content_type =
+        if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+    let request = hyper::Request::builder().method(method).uri(path).header("content-type", content_type);
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    match to.send(request.body(Body::from(bytes)).unwrap()).await {
+        Ok(answer) => {
+            let code = answer.status().as_u16();
+            let bytes = http_body_util::BodyExt::collect(answer.into_body()).await;
+            let bytes = bytes.map(|body| body.to_bytes()).unwrap_or_default();
+            (code, serde_json::from_slice(&bytes).unwrap_or_default())
+        }
+        Err(error) => (0, json!(error.to_string())),
+    }
+}
+
+/// A line of the audit log.
+fn shown(event: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (uri, object) = (text(&event["requestURI"]), &event["objectRef"]);
+    let verb =
+        if uri.contains("sendInitialEvents=true") { "stream".to_owned() } else { text(&event["verb"]) };
+    let what = match (object["resource"].as_str(), object["subresource"].as_str()) {
+        (Some(resource), Some(subresource)) => format!("{resource}/{subresource}"),
+        (Some(resource), None) => resource.to_owned(),
+        (None, _) => uri,
+    };
+    match event["responseStatus"]["code"].as_u64().unwrap_or_default() {
+        200..300 => format!("{verb} {what}"),
+        code => format!("{verb} {what} {code}"),
     }
 }
 
