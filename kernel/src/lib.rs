@@ -18,6 +18,7 @@ pub mod ethtool;
 pub mod fdb;
 pub mod file;
 pub mod iptables;
+pub mod ipvs;
 pub mod linger;
 pub mod link;
 pub mod lock;

@@ -129,6 +129,22 @@ fn addresses_that_are_none_are_reported_once_and_left_out() {
 }
 
 #[test]
+fn a_scheduler_that_is_none_is_reported_and_the_default_used() {
+    let plan = carried(&with_good(|snapshot| {
+        for (name, ip, scheduler) in [("maglev", "10.96.0.5", "mh"), ("odd", "10.96.0.6", "rr; drop table")] {
+            let scheduler = scheduler.into();
+            snapshot.set_service(Service { scheduler, ..service(name, ip, 1) });
+        }
+    }));
+    let problems: Vec<&str> = plan.problems.values().flatten().map(String::as_str).collect();
+    let expected = "default/odd: annotation bowline.dev/ipvs-scheduler: `rr; drop table` is no scheduler of IPVS, so \
+                    the default is used";
+    assert_eq!(problems, [expected]);
+    let schedulers: Vec<_> = plan.ports.values().map(|port| port.scheduler).collect();
+    assert_eq!(schedulers, [None, Some(kernel::ipvs::Scheduler::MaglevHashing), None]);
+}
+
+#[test]
 fn names_longer_than_the_kernel_keeps() {
     let long = "n".repeat(63);
     carried(&with_good(|snapshot| {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use kernel::ipvs::Scheduler;
 
 use super::HealthCheck;
 use super::access::{Access, Action, Scope};
@@ -13,7 +14,8 @@ use super::claims::{Frontend, FrontendKind};
 use super::settings::{Site, outermost};
 use crate::Family;
 use crate::state::{
-    IngressMode, Policy, Service, ServiceKind, ServiceName, ServicePort, ServicePortName, Snapshot,
+    IngressMode, Policy, SCHEDULER_ANNOTATION, Service, ServiceKind, ServiceName, ServicePort,
+    ServicePortName, Snapshot,
 };
 
 /// A frontend that another Service port has.
@@ -49,6 +51,8 @@ pub struct PortPlan {
     pub sources: Option<Vec<IpNetwork>>,
     /// Every endpoint that serves, sorted: UDP flows to others are stale.
     pub serving: Vec<SocketAddr>,
+    /// By what IPVS chooses; none is the administrator's choice. Other dataplanes take no notice.
+    pub scheduler: Option<Scheduler>,
 }
 
 impl PortPlan {
@@ -144,6 +148,7 @@ struct Shape {
     load_balancer_ips: Vec<IpAddr>,
     external_policy: Policy,
     sources: Option<Vec<IpNetwork>>,
+    scheduler: Option<Scheduler>,
 }
 
 impl Shape {
@@ -168,7 +173,8 @@ impl Shape {
         };
         let external_policy = if is_external { service.external_policy } else { Policy::Cluster };
         let sources = sources(service, site, &load_balancer_ips);
-        Shape { cluster_ip, external_ips, load_balancer_ips, external_policy, sources }
+        let scheduler = scheduler(service, problems);
+        Shape { cluster_ip, external_ips, load_balancer_ips, external_policy, sources, scheduler }
     }
 
     fn frontends(&self, port: &ServicePort) -> Vec<Frontend> {
@@ -225,7 +231,21 @@ fn draft(
         affinity: service.affinity.filter(|timeout| !timeout.is_zero()),
         sources: shape.sources.clone(),
         serving: choice.serving,
+        scheduler: shape.scheduler,
     }
+}
+
+fn scheduler(service: &Service, problems: &mut Vec<String>) -> Option<Scheduler> {
+    let name = &*service.scheduler;
+    let known = Scheduler::named(name);
+    if known.is_none() && !name.is_empty() {
+        problems.push(format!(
+            "{}: annotation {SCHEDULER_ANNOTATION}: `{}` is no scheduler of IPVS, so the default is used",
+            service.name,
+            name.chars().take(32).collect::<String>()
+        ));
+    }
+    known
 }
 
 /// Whether an address can be a frontend: capturing these would cut off the node itself.

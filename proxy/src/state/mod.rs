@@ -17,7 +17,7 @@ use ipnetwork::IpNetwork;
 pub use name::{Protocol, ServiceName, ServicePortName};
 pub use node::Node;
 pub use parse::{ip, network};
-pub use service::{Ingress, IngressMode, Policy, Service, ServiceKind, ServicePort};
+pub use service::{Ingress, IngressMode, Policy, SCHEDULER_ANNOTATION, Service, ServiceKind, ServicePort};
 pub use slice::{Endpoint, EndpointSlice, SlicePort};
 
 /// The slices of one Service by their names.

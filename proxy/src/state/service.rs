@@ -89,7 +89,12 @@ pub struct Service {
     pub health_check_node_port: u16,
     /// Whether the label `service.kubernetes.io/service-proxy-name` gives it to another proxy.
     pub is_foreign: bool,
+    /// The annotation [`SCHEDULER_ANNOTATION`], empty when absent: the name of an IPVS scheduler.
+    pub scheduler: Arc<str>,
 }
+
+/// By which IPVS scheduler a Service's endpoints are chosen; other dataplanes take no notice.
+pub const SCHEDULER_ANNOTATION: &str = "bowline.dev/ipvs-scheduler";
 
 impl Service {
     /// A Service of type ClusterIP with nothing in it yet.
@@ -107,6 +112,7 @@ impl Service {
             external_policy: Policy::Cluster,
             health_check_node_port: 0,
             is_foreign: false,
+            scheduler: "".into(),
         }
     }
 
