@@ -7,13 +7,14 @@ STATIC   = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 BUILT    = target/$(HOST)/release
 PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 
-.PHONY: help demo test bench bench-throughput build build-arm64 install lint fuzz
+.PHONY: help demo test bench bench-throughput build build-arm64 image install lint fuzz
 
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
 	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
+	@echo 'make image    target/image/*.tar: OCI images of it all, without and with iptables'
 	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
 	@echo 'make fuzz     every fuzz target for a minute'
 	@echo 'make lint     rustfmt and clippy; make build-arm64 cross-builds'
@@ -54,6 +55,11 @@ bench-throughput:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-lab --bench throughput -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+
+# Two flavours, one file each: `ctr -n k8s.io image import` and `docker load` take them.
+image: build
+	scripts/image target/image/bowline.tar
+	scripts/image --iptables target/image/bowline-iptables.tar
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin
