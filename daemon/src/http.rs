@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::metrics::Metrics;
 use crate::status::{LEASES, Status, count_pods};
@@ -58,7 +60,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 /// A sentence that names the path.
 pub fn listen_unix(path: &Path) -> Result<UnixListener, String> {
     use std::os::unix::fs::PermissionsExt;
-    let failed = |error: std::io::Error| format!("listen on {}: {error}", path.display());
+    let failed = |error: io::Error| format!("listen on {}: {error}", path.display());
     crate::file::remove(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
@@ -67,32 +69,55 @@ pub fn listen_unix(path: &Path) -> Result<UnixListener, String> {
 
 /// Answers for ever.
 pub async fn serve(listener: TcpListener, topic: Topic, shown: Shown) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shown = shown.clone();
-                tokio::spawn(async move {
-                    converse(stream, topic, shown).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => pause_after(&error).await,
-        }
-    }
+    serve_by(listener, move |request| std::future::ready(respond(&request, topic, &shown))).await;
 }
 
 /// [`serve`] on the control socket.
 pub async fn serve_unix(listener: UnixListener, shown: Shown) {
+    serve_by(listener, move |request| std::future::ready(respond(&request, Topic::Everything, &shown))).await;
+}
+
+/// What can be listened on.
+pub trait Listen {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Answers every request by `answer`, for ever. Dropped, it hangs up on everybody.
+pub async fn serve_by<A, F>(listener: impl Listen, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut conversations = JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shown = shown.clone();
-                tokio::spawn(async move {
-                    converse(stream, Topic::Everything, shown).await;
+        while conversations.try_join_next().is_some() {}
+        match listener.next().await {
+            Ok(stream) => {
+                let answer = answer.clone();
+                conversations.spawn(async move {
+                    converse(stream, answer).await;
                     drop(permit);
                 });
             }
@@ -102,22 +127,39 @@ pub async fn serve_unix(listener: UnixListener, shown: Shown) {
 }
 
 /// Without descriptors accept(2) fails at once, again and again.
-async fn pause_after(error: &std::io::Error) {
+async fn pause_after(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
     // Not a wait for anything: there is no event for a descriptor that has become free.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, topic: Topic, shown: Shown) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (status, kind, body) = answer(&request, topic, &shown);
-        let response = Response::builder().status(status).header("content-type", kind);
-        async move { Ok::<_, Infallible>(response.body(Full::new(Bytes::from(body))).unwrap_or_default()) }
+async fn converse<A, F>(stream: impl AsyncRead + AsyncWrite + Unpin, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(move |request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     // A client that hangs up or takes too long is no event here.
     let _ = tokio::time::timeout(PATIENCE, connection).await;
+}
+
+fn respond(request: &Request<Incoming>, topic: Topic, shown: &Shown) -> Response<Full<Bytes>> {
+    let (status, kind, body) = answer(request, topic, shown);
+    response(status, &[("content-type", kind)], body)
+}
+
+/// A whole answer.
+pub fn response(status: StatusCode, headers: &[(&str, &str)], body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(Full::new(Bytes::from(body))).unwrap_or_default()
 }
 
 type Answer = (StatusCode, &'static str, String);

@@ -16,6 +16,7 @@ pub mod conflist;
 pub mod file;
 pub mod http;
 pub mod install;
+pub mod kube_proxy;
 pub mod lock;
 pub mod log;
 pub mod metrics;

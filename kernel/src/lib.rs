@@ -21,6 +21,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod linger;
 pub mod link;
+pub mod listen;
 pub mod lock;
 pub mod mac;
 pub mod neigh;

@@ -13,6 +13,7 @@ mod inbox;
 mod published;
 mod question;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub use question::{
 pub struct Config {
     /// Name of this node's Node object.
     pub node_name: String,
+    /// Its address for others in that family, whatever its Node says.
+    pub node_ip: Option<IpAddr>,
     /// By what Services are served; none is what suits the kernel.
     pub mode: Option<Mode>,
     /// What decides about every packet.

@@ -11,7 +11,7 @@
 //! without the nodes of a broken file would have their routes removed.
 
 mod directory;
-mod document;
+pub(crate) mod document;
 mod file;
 mod notice;
 

@@ -13,3 +13,4 @@ pub use departure::delete_link_early;
 pub use message::{Message, Nest};
 pub use monitor::Monitor;
 pub use socket::{Op, Protocol, Reply, Socket};
+pub(crate) use sockopt::set_option;

@@ -11,7 +11,7 @@ pub(super) fn option(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
     if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-pub(super) fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
     // SAFETY: the pointer and size describe `value`, which outlives the call.
     let status = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size) };
