@@ -13,6 +13,11 @@ pub(super) fn table(family: Family) -> Table<'static> {
     }
 }
 
+/// The same for a moment, to see whether the kernel takes it.
+pub(super) fn rehearsal(family: Family) -> Table<'static> {
+    Table { name: "bowline_rehearsal", comment: "is gone in a moment", ..table(family) }
+}
+
 /// nftables' word for a family.
 pub(super) fn nft_family(family: Family) -> NftFamily {
     match family {

@@ -24,8 +24,8 @@ use kernel::nft::{self, Batch, Chain, Element, Table, Value, Verdict};
 
 use crate::Family;
 use crate::dataplane::{Dataplane, Mode, Report, Served};
-use crate::plan::{ServicePlan, Site};
-use crate::state::ServicePortName;
+use crate::plan::{ServicePlan, Settings, Site};
+use crate::state::{ServicePortName, Snapshot};
 use diff::{Diff, Elements};
 use layout::{WAYS, WAYS_BY_SOURCE};
 use observe::Observed;
@@ -53,6 +53,27 @@ impl Nftables {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         nft::probe(&mut socket)?;
         Ok(Nftables { family, socket, state: None })
+    }
+
+    /// Whether this kernel takes everything that the table is made of. Tries it in a table of another name, without
+    /// Services, which is gone when this returns.
+    ///
+    /// # Errors
+    /// What the kernel lacks.
+    pub fn rehearse(&mut self) -> Result<()> {
+        let table = layout::rehearsal(self.family);
+        let plan = ServicePlan::new(&Snapshot::default(), &Settings::default(), self.family);
+        let nothing = Observed::default();
+        let (state, desired) = State::full(&plan, None, &nothing)?;
+        let mut batch = Batch::new();
+        batch.destroy_table(&table);
+        write_chains(&mut batch, &table, &plan.site, (&state, &nothing));
+        Diff::new(Elements::default(), desired).write(&mut batch, &table);
+        let outcome = batch.commit(&mut self.socket);
+        let mut batch = Batch::new();
+        batch.destroy_table(&table);
+        batch.commit(&mut self.socket)?;
+        outcome
     }
 
     fn sync_changes(

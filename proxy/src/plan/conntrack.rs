@@ -1,11 +1,12 @@
 //! Which recorded flows are stale: a UDP flow never ends while packets come, so it would keep an endpoint that is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::claims::FrontendKind;
 use super::port::PortPlan;
-use super::{NodePorts, ServicePlan};
+use super::{NodePorts, ServicePlan, Site};
 use crate::state::{Protocol, ServicePortName};
 
 /// Where a flow was first sent to.
@@ -28,29 +29,79 @@ pub struct Stale {
     pub serving: BTreeSet<SocketAddr>,
 }
 
+/// What the kernel may still act by: the plans of Service ports as they were when it was last as planned. Gathered over
+/// as many changes as it takes until a sync succeeds.
+#[derive(Debug, Clone, Default)]
+pub struct Former {
+    sites: Vec<Site>,
+    ports: BTreeMap<ServicePortName, Option<Arc<PortPlan>>>,
+}
+
+impl Former {
+    /// That nothing is known: what a predecessor has recorded, or packets have before there were rules.
+    pub fn unknown(new: &ServicePlan) -> Self {
+        let names = new.ports.keys().filter(|name| name.protocol != Protocol::Tcp);
+        Former { sites: Vec::new(), ports: names.map(|name| (name.clone(), None)).collect() }
+    }
+
+    /// Adds what [`ServicePlan::update_and_tell`] tells of a plan for `site`. What is known already is older, and stays.
+    pub fn add(&mut self, site: &Site, before: BTreeMap<ServicePortName, Option<Arc<PortPlan>>>) {
+        if before.keys().all(|name| name.protocol == Protocol::Tcp) {
+            return;
+        }
+        if self.sites.last() != Some(site) {
+            self.sites.push(site.clone());
+        }
+        for (name, port) in before.into_iter().filter(|(name, _)| name.protocol != Protocol::Tcp) {
+            self.ports.entry(name).or_insert(port);
+        }
+    }
+
+    /// Adds a whole plan whose place another one takes.
+    pub fn add_plan(&mut self, old: &ServicePlan, new: &ServicePlan) {
+        let mut before: BTreeMap<_, _> =
+            old.ports.iter().map(|(name, port)| (name.clone(), Some(Arc::clone(port)))).collect();
+        new.ports.keys().for_each(|name| {
+            before.entry(name.clone()).or_insert(None);
+        });
+        self.add(&old.site, before);
+    }
+
+    /// What to forget once the kernel does what `new` says.
+    pub fn stale(&self, new: &ServicePlan) -> Vec<Stale> {
+        self.ports.iter().filter_map(|(name, before)| self.stale_of(name, before.as_deref(), new)).collect()
+    }
+
+    fn stale_of(
+        &self,
+        name: &ServicePortName,
+        before: Option<&PortPlan>,
+        new: &ServicePlan,
+    ) -> Option<Stale> {
+        let after = new.ports.get(name).map(Arc::as_ref);
+        let serving = |port: Option<&PortPlan>| port.map(|p| p.serving.clone()).unwrap_or_default();
+        let same =
+            serving(before) == serving(after) && before.map(|p| &p.frontends) == after.map(|p| &p.frontends);
+        if name.protocol == Protocol::Tcp || same {
+            return None;
+        }
+        let old = self.sites.iter().flat_map(|site| before.map(|port| destinations(site, port)));
+        let now = after.map(|port| destinations(&new.site, port));
+        let mut destinations: Vec<Destination> = old.chain(now).flatten().collect();
+        destinations.sort_unstable();
+        destinations.dedup();
+        let serving = serving(after).into_iter().collect();
+        (!destinations.is_empty()).then_some(Stale { protocol: name.protocol, destinations, serving })
+    }
+}
+
 /// What to forget once `new` is in place of `old`, for the Service ports in `changed`. TCP is left alone: to cut
 /// connections is the endpoint's own business. Flows recorded before a Service port had rules are answered by its
 /// frontend itself, which serves nobody, and so are forgotten too.
 pub fn stale(old: &ServicePlan, new: &ServicePlan, changed: &BTreeSet<ServicePortName>) -> Vec<Stale> {
-    let of_change = |name: &ServicePortName| {
-        let (before, after) = (old.ports.get(name), new.ports.get(name));
-        let serving =
-            |port: Option<&std::sync::Arc<PortPlan>>| port.map(|p| p.serving.clone()).unwrap_or_default();
-        let mut destinations: Vec<Destination> = [(old, before), (new, after)]
-            .into_iter()
-            .flat_map(|(plan, port)| port.into_iter().flat_map(|port| destinations(plan, port)))
-            .collect();
-        destinations.sort_unstable();
-        destinations.dedup();
-        let same =
-            serving(before) == serving(after) && before.map(|p| &p.frontends) == after.map(|p| &p.frontends);
-        (!same && !destinations.is_empty()).then(|| Stale {
-            protocol: name.protocol,
-            destinations,
-            serving: serving(after).into_iter().collect(),
-        })
-    };
-    changed.iter().filter(|name| name.protocol != Protocol::Tcp).filter_map(of_change).collect()
+    let mut former = Former::default();
+    former.add(&old.site, changed.iter().map(|name| (name.clone(), old.ports.get(name).cloned())).collect());
+    former.stale(new)
 }
 
 impl Stale {
@@ -61,13 +112,13 @@ impl Stale {
     }
 }
 
-fn destinations(plan: &ServicePlan, port: &PortPlan) -> Vec<Destination> {
+fn destinations(site: &Site, port: &PortPlan) -> Vec<Destination> {
     let mut found = Vec::new();
     for frontend in &port.frontends {
-        let ips: &[IpAddr] = match (&frontend.ip, frontend.kind, &plan.site.node_ports) {
+        let ips: &[IpAddr] = match (&frontend.ip, frontend.kind, &site.node_ports) {
             (Some(ip), ..) => std::slice::from_ref(ip),
             (None, FrontendKind::NodePort, NodePorts::On(ips)) => ips,
-            _ => &plan.site.addresses,
+            _ => &site.addresses,
         };
         found.extend(ips.iter().map(|ip| Destination { ip: *ip, port: frontend.port }));
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use access::{Access, Action, Scope};
 pub use choice::Target;
 pub use claims::{Frontend, FrontendKind};
-pub use conntrack::{Destination, Stale, stale};
+pub use conntrack::{Destination, Former, Stale, stale};
 pub use port::{Lost, PortPlan};
 pub use settings::{Detect, DetectLocal, NodePortAddresses, NodePorts, Settings, Site};
 pub use trace::{Fate, Packet, Sender, Verdict};
@@ -73,6 +73,15 @@ impl ServicePlan {
         snapshot: &Snapshot,
         changed: &BTreeSet<ServiceName>,
     ) -> BTreeSet<ServicePortName> {
+        self.update_and_tell(snapshot, changed).into_keys().collect()
+    }
+
+    /// As [`ServicePlan::update`], with what each of them was before: none for those that came.
+    pub fn update_and_tell(
+        &mut self,
+        snapshot: &Snapshot,
+        changed: &BTreeSet<ServiceName>,
+    ) -> BTreeMap<ServicePortName, Option<Arc<PortPlan>>> {
         let mut before = BTreeMap::new();
         let mut contested = BTreeSet::new();
         for service in changed {
@@ -82,7 +91,8 @@ impl ServicePlan {
             self.enter(snapshot, service, &mut before, &mut contested);
         }
         self.settle(contested, &mut before);
-        before.into_iter().filter_map(|(name, old)| self.is_changed(&name, old).then_some(name)).collect()
+        before.retain(|name, old| self.is_changed(name, old.as_ref()));
+        before
     }
 
     fn withdraw(
@@ -138,11 +148,11 @@ impl ServicePlan {
     }
 
     /// Whether a port is planned otherwise than before. If not, the old value takes the place of its equal.
-    fn is_changed(&mut self, name: &ServicePortName, old: Option<Arc<PortPlan>>) -> bool {
+    fn is_changed(&mut self, name: &ServicePortName, old: Option<&Arc<PortPlan>>) -> bool {
         match (self.ports.get_mut(name), old) {
             (None, None) => false,
-            (Some(new), Some(old)) if *new == old => {
-                *new = old;
+            (Some(new), Some(old)) if new == old => {
+                *new = Arc::clone(old);
                 false
             }
             _ => true,
