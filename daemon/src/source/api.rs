@@ -17,32 +17,28 @@ mod backoff;
 mod endpoint;
 pub(super) mod exchange;
 mod memory;
-mod mirror;
+pub(super) mod mirror;
 
 use std::time::Duration;
 
 use kube::Client;
-use kube::Resource;
 use kube::api::{ListParams, WatchParams};
-use kube::core::{Request, WatchEvent};
+use kube::core::Request;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::backoff::Backoff;
 pub(super) use self::endpoint::Endpoints;
 use self::endpoint::Reached;
 pub use self::endpoint::{Config, Timing};
-use self::exchange::{Cause, Lines, NodeList, Trouble};
-use self::mirror::Mirror;
+use self::exchange::{Cause, Event, Item, Lines, Trouble};
+use self::mirror::{Identified, Mirror, Nodes};
 use super::Feed;
-use super::node::NodeObject;
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Reporter};
 
-/// Nodes to a page: 20 KiB each at the server's end.
-const PAGE: u32 = 100;
-/// Events that follow each other this quickly make one snapshot.
-const QUIET: Duration = Duration::from_millis(20);
-/// A snapshot waits no longer than this for more events.
+/// What has changed waits no longer than this for more events.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How often a server is asked again for a kind that it does not have.
+const ABSENT: Duration = Duration::from_secs(600);
 /// After that many failures in a row the last version is not believed any more, whatever the failures say.
 const STUBBORN: u32 = 3;
 
@@ -58,14 +54,26 @@ pub async fn check(config: &Config) -> Result<(), String> {
 ///
 /// Must be called within a tokio runtime.
 pub fn run(config: Config) -> Feed {
-    let (outlet, feed) = Outlet::new(format!("api {}", config.shown()));
+    let (outlet, reporter, feed) = Outlet::new(format!("api {}", config.shown()));
+    let readers = outlet.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            () = Follower::new(&outlet, &config).follow() => {}
-            () = outlet.closed() => {}
-        }
+        let closed = async { tokio::join!(readers.closed(), reporter.closed()) };
+        follow_until(closed, Nodes::new(outlet), &reporter, &config).await;
     });
     feed
+}
+
+/// Follows what `mirror` asks for until `end` completes.
+pub(super) async fn follow_until<T>(
+    end: impl Future<Output = T>,
+    mirror: impl Mirror,
+    reporter: &Reporter,
+    config: &Config,
+) {
+    tokio::select! {
+        () = Follower::new(reporter, config, mirror).follow() => {}
+        _ = end => {}
+    }
 }
 
 /// How a watch ended without trouble.
@@ -76,34 +84,37 @@ enum End {
     Silent,
 }
 
-struct Follower<'a> {
-    outlet: &'a Outlet,
+struct Follower<'a, M> {
+    reporter: &'a Reporter,
     config: &'a Config,
     backoff: Backoff,
     reached: Option<Reached>,
     /// Which of the endpoints is tried next.
     turn: usize,
-    mirror: Mirror,
+    mirror: M,
     /// What the mirror shows; `None` asks for everything anew.
     version: Option<String>,
     /// Whether the server refuses lists by watch.
     is_paged: bool,
     failures: u32,
+    /// Whether the server has said that it knows no such kind.
+    is_absent: bool,
 }
 
-impl<'a> Follower<'a> {
-    fn new(outlet: &'a Outlet, config: &'a Config) -> Self {
+impl<'a, M: Mirror> Follower<'a, M> {
+    fn new(reporter: &'a Reporter, config: &'a Config, mirror: M) -> Self {
         let timing = &config.timing;
         Follower {
-            outlet,
+            reporter,
             config,
             backoff: Backoff::new(timing.first_pause, timing.longest_pause),
             reached: None,
             turn: 0,
-            mirror: Mirror::default(),
+            mirror,
             version: None,
             is_paged: false,
             failures: 0,
+            is_absent: false,
         }
     }
 
@@ -122,6 +133,12 @@ impl<'a> Follower<'a> {
                 }
                 Ok(End::Closed) if began.elapsed() >= self.config.timing.settled => continue,
                 Ok(End::Closed) => Trouble::new(Cause::Closed, "the server closes every watch at once"),
+                Err(trouble) if trouble.cause == Cause::Status(404) && self.mirror.asked().may_be_absent => {
+                    self.find_absent();
+                    // The pause itself is what is wanted.
+                    tokio::time::sleep(ABSENT).await;
+                    continue;
+                }
                 Err(trouble) => trouble,
             };
             self.suffer(&trouble);
@@ -130,10 +147,24 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// A server without this kind has none of its objects.
+    fn find_absent(&mut self) {
+        if !std::mem::replace(&mut self.is_absent, true) {
+            tracing::info!(
+                "the API knows no {}: it is older than that, which is fine",
+                self.mirror.asked().list
+            );
+        }
+        self.version = None;
+        self.mirror.begin();
+        self.mirror.complete();
+        self.show();
+    }
+
     /// What a failure means for the next attempt.
     fn suffer(&mut self, trouble: &Trouble) {
         self.failures += 1;
-        self.outlet.count(&trouble.cause.label());
+        self.reporter.count(&trouble.cause.label());
         let server = self.reached.as_ref().map_or_else(|| self.config.shown(), |reached| reached.url.clone());
         let sentence = format!("{server}: {}", trouble.what);
         tracing::warn!(cause = trouble.cause.label(), "{sentence}");
@@ -155,7 +186,7 @@ impl<'a> Follower<'a> {
 
     fn report(&self, is_connected: bool, problem: Option<String>) {
         let problems = problem.into_iter().chain(self.mirror.problems());
-        self.outlet.report(is_connected, problems.collect());
+        self.reporter.report(is_connected, problems.collect());
     }
 
     /// Connects if need be, lists if need be, and watches until the watch ends.
@@ -192,15 +223,26 @@ impl<'a> Follower<'a> {
 
     async fn watch_from(&self, client: &Client, version: &str) -> Result<Lines, Trouble> {
         let timing = &self.config.timing;
-        let params = WatchParams { timeout: Some(timing.watch_seconds()), ..WatchParams::default() };
-        exchange::watch(client, &params, version, timing.answer).await
+        let params = self.watch_params(WatchParams::default());
+        exchange::watch(client, self.mirror.asked().path, &params, version, timing.answer).await
+    }
+
+    fn watch_params(&self, params: WatchParams) -> WatchParams {
+        let asked = self.mirror.asked();
+        WatchParams {
+            timeout: Some(self.config.timing.watch_seconds()),
+            label_selector: asked.labels.clone(),
+            field_selector: asked.fields.clone(),
+            ..params
+        }
     }
 
     /// Everything, as the first events of a watch; `None` where the server does not do that.
     async fn list_by_watch(&mut self, client: &Client) -> Result<Option<Lines>, Trouble> {
         let timing = &self.config.timing;
-        let params = WatchParams { timeout: Some(timing.watch_seconds()), ..WatchParams::streaming_lists() };
-        let mut lines = match exchange::watch(client, &params, "", timing.answer).await {
+        let params = self.watch_params(WatchParams::streaming_lists());
+        let path = self.mirror.asked().path;
+        let mut lines = match exchange::watch(client, path, &params, "", timing.answer).await {
             Ok(lines) => lines,
             // Not known, not valid, not acceptable: whatever its word for it is.
             Err(trouble) if matches!(trouble.cause, Cause::Status(400 | 404 | 405 | 406 | 415 | 422)) => {
@@ -208,7 +250,7 @@ impl<'a> Follower<'a> {
             }
             Err(trouble) => return Err(trouble),
         };
-        let mut mirror = Mirror::default();
+        self.mirror.begin();
         loop {
             let line = match tokio::time::timeout(timing.answer, lines.next()).await {
                 Ok(line) => line?,
@@ -219,52 +261,63 @@ impl<'a> Follower<'a> {
                 return Err(Trouble::new(Cause::Connect, "the connection ended in the middle of the list"));
             };
             match exchange::event(&line)? {
-                WatchEvent::Added(node) | WatchEvent::Modified(node) => mirror.put(&node),
-                WatchEvent::Deleted(node) => mirror.remove(&node),
-                WatchEvent::Error(status) => return Err(Trouble::of_status(&status, None)),
-                WatchEvent::Bookmark(bookmark) => {
-                    if bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end") {
-                        self.adopt(mirror, bookmark.metadata.resource_version);
-                        return Ok(Some(lines));
-                    }
+                Event::Put(item) => self.put(item),
+                Event::Gone(identity) => self.mirror.remove(&identity),
+                Event::Error(status) => return Err(Trouble::of_status(&status, None)),
+                Event::Bookmark { version, ends_list: true } => {
+                    self.adopt(version);
+                    return Ok(Some(lines));
                 }
+                Event::Bookmark { .. } => {}
             }
         }
     }
 
     /// Everything, in pages; the version that it is of.
     async fn list_by_pages(&mut self, client: &Client) -> Result<String, Trouble> {
-        let mut mirror = Mirror::default();
-        let mut params = ListParams::default().limit(PAGE);
+        let asked = self.mirror.asked().clone();
+        let mut params = ListParams {
+            label_selector: asked.labels.clone(),
+            field_selector: asked.fields.clone(),
+            ..ListParams::default().limit(asked.page)
+        };
+        self.mirror.begin();
         loop {
-            let request = Request::new(NodeObject::url_path(&(), None)).list(&params);
-            let page: NodeList = exchange::read(client, request, self.config.timing.answer).await?;
-            for node in &page.items {
-                mirror.put(node);
-            }
+            let request = Request::new(asked.path).list(&params);
+            let limit = self.config.timing.answer;
+            let page = exchange::read_page(client, request, asked.list, limit).await?;
+            page.items.into_iter().for_each(|item| self.put(item));
             match page.metadata.continue_token.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
-                    self.adopt(mirror, page.metadata.resource_version.clone());
+                    self.adopt(page.metadata.resource_version.clone());
                     return Ok(page.metadata.resource_version);
                 }
             }
         }
     }
 
-    fn adopt(&mut self, mirror: Mirror, version: String) {
-        self.mirror = mirror;
+    fn put(&mut self, item: Item<M::Object>) {
+        match item {
+            Ok(object) => self.mirror.put(object),
+            Err((identity, what)) => self.mirror.put_broken(&identity, &what),
+        }
+    }
+
+    fn adopt(&mut self, version: String) {
+        self.mirror.complete();
         self.version = Some(version);
-        self.outlet.publish(self.mirror.objects());
+        self.hand_over();
     }
 
     async fn follow_watch(&mut self, mut lines: Lines) -> Result<End, Trouble> {
         let silence = self.config.timing.silence;
+        let quiet = self.mirror.asked().quiet;
         // When the first event came that is in no snapshot yet.
         let mut waiting_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            let until = waiting_since.map_or(now + silence, |since| (since + PATIENCE).min(now + QUIET));
+            let until = waiting_since.map_or(now + silence, |since| (since + PATIENCE).min(now + quiet));
             let line = match timeout_at(until, lines.next()).await {
                 Ok(line) => line,
                 Err(_) if waiting_since.take().is_some() => {
@@ -291,31 +344,42 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
         self.report(true, None);
-        self.outlet.publish(self.mirror.objects());
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        if self.mirror.show() {
+            self.reporter.showed();
+        }
+        let (Some(servers), Some(reached)) = (self.mirror.servers(), &self.reached) else { return };
+        tokio::spawn(memory::remember(self.config.clone(), reached.clone(), servers));
     }
 
     /// Takes one event; whether it changed anything.
     fn take(&mut self, line: &[u8]) -> Result<bool, Trouble> {
-        let version_of = |node: &NodeObject| node.meta().resource_version.clone().unwrap_or_default();
-        let before = self.mirror.changes;
-        let version = match exchange::event(line)? {
-            WatchEvent::Added(node) | WatchEvent::Modified(node) => {
-                self.mirror.put(&node);
-                version_of(&node)
+        let before = self.mirror.changes();
+        let version = match exchange::event::<M::Object>(line)? {
+            Event::Put(item) => {
+                let identity = match &item {
+                    Ok(object) => object.identity(),
+                    Err((identity, _)) => identity.clone(),
+                };
+                self.put(item);
+                identity.resource_version.unwrap_or_default()
             }
-            WatchEvent::Deleted(node) => {
-                self.mirror.remove(&node);
-                version_of(&node)
+            Event::Gone(identity) => {
+                self.mirror.remove(&identity);
+                identity.resource_version.unwrap_or_default()
             }
-            WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
-            WatchEvent::Error(status) => return Err(Trouble::of_status(&status, None)),
+            Event::Bookmark { version, .. } => version,
+            Event::Error(status) => return Err(Trouble::of_status(&status, None)),
         };
         if version.is_empty() {
             return Err(Trouble::new(Cause::Decode, "an event without metadata.resourceVersion"));
         }
         self.version = Some(version);
-        Ok(self.mirror.changes != before)
+        Ok(self.mirror.changes() != before)
     }
 }

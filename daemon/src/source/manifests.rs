@@ -14,14 +14,21 @@ mod directory;
 pub(crate) mod document;
 mod file;
 mod notice;
+mod services;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+
 use self::directory::Directory;
+use self::file::Readers;
 use self::notice::Notices;
+use self::services::Teller;
 use super::Feed;
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Reporter};
+use crate::proxy::{Feeds, Inbox};
 
 /// How often the directory is looked at without a notice: for changes behind symbolic links and on file systems
 /// without notices.
@@ -33,31 +40,50 @@ const POLL: Duration = Duration::from_secs(1);
 ///
 /// Must be called within a tokio runtime.
 pub fn run(dir: PathBuf) -> Feed {
-    let (outlet, feed) = Outlet::new(format!("manifests {}", dir.display()));
+    start(dir, None)
+}
+
+/// As [`run`], also for the Service proxy of the node called `node`. `service_cidrs` are where ClusterIPs come from if no
+/// manifest says so.
+///
+/// Must be called within a tokio runtime.
+pub fn run_with_services(dir: PathBuf, node: &str, service_cidrs: &[IpNetwork]) -> (Feed, Feeds) {
+    let inbox = Arc::new(Inbox::default());
+    let feed = start(dir, Some(Teller::new(Arc::clone(&inbox), node, service_cidrs)));
+    let states = vec![feed.state.clone()];
+    (feed, Feeds { inbox, states })
+}
+
+fn start(dir: PathBuf, teller: Option<Teller>) -> Feed {
+    let (outlet, reporter, feed) = Outlet::new(format!("manifests {}", dir.display()));
     tokio::spawn(async move {
         tokio::select! {
-            () = follow(&outlet, dir) => {}
-            () = outlet.closed() => {}
+            () = follow(&outlet, &reporter, dir, teller) => {}
+            () = async { tokio::join!(outlet.closed(), reporter.closed()); } => {}
         }
     });
     feed
 }
 
-async fn follow(outlet: &Outlet, dir: PathBuf) {
+async fn follow(outlet: &Outlet, reporter: &Reporter, dir: PathBuf, mut teller: Option<Teller>) {
     let mut notices = Notices::open(&dir);
-    let mut directory = Directory::new(dir);
+    let readers = if teller.is_some() { Readers::NetworkAndProxy } else { Readers::Network };
+    let mut directory = Directory::new(dir, readers);
     loop {
         // Watched first, read afterwards: what changes in between is noticed.
         notices.watch();
         let is_connected = directory.scan(&notices.being_written);
         for _ in 0..directory.newly_broken {
-            outlet.count("decode");
+            reporter.count("decode");
+        }
+        if let Some(teller) = &mut teller {
+            directory.tell(teller);
         }
         let (objects, mut problems) = directory.merge();
         problems.extend(notices.problem.clone());
-        outlet.report(is_connected, problems);
-        if let Some(objects) = objects {
-            outlet.publish(objects);
+        reporter.report(is_connected, problems);
+        if objects.is_some_and(|objects| outlet.publish(objects)) {
+            reporter.showed();
         }
         let pause = if notices.problem.is_some() { POLL } else { AUDIT };
         match tokio::time::timeout(pause, notices.changed()).await {

@@ -1,10 +1,12 @@
 //! Where objects come from: the Kubernetes API, or a directory of manifests. What stands behind a [`Feed`] is the same.
 
 pub mod api;
+pub mod fault;
 pub mod manifests;
 pub mod node;
 mod outlet;
 pub mod publish;
+pub mod services;
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use overlay::Family;
 use serde::{Deserialize, Deserializer};
 
+use super::fault::Fault;
 use crate::objects::{Node, WIREGUARD_KEY};
 
 /// Where a kubelet without a cloud says which address it was told to use (`--node-ip`).
@@ -56,27 +57,6 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
-}
-
-/// What is wrong with one field of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The field: `spec.podCIDRs[0]`, `metadata.annotations[a.b/c]`.
-    pub field: String,
-    /// What is wrong with it, with its value.
-    pub what: String,
-}
-
-impl Fault {
-    fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
-        Fault { field: field.into(), what: what.into() }
-    }
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.field, self.what)
-    }
 }
 
 /// What the daemon keeps of `object`, and everything that is wrong with it. A faulty field counts as absent, so that a

@@ -5,14 +5,14 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Request, Response, StatusCode, header};
 use kube::Client;
-use kube::Resource;
 use kube::api::WatchParams;
 use kube::client::Body;
 use kube::core::{Status, WatchEvent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::source::node::NodeObject;
+use super::mirror::{Identified, Identity};
 
 /// No page and no event is larger than this, in bytes.
 const LARGEST: usize = 64 << 20;
@@ -102,14 +102,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     parts.join(": ")
 }
 
-/// A page of Nodes. Everything without a default must be there: `{}` is not a cluster without nodes.
+/// A page of a list. Everything without a default must be there: `{}` is not a cluster without objects.
 #[derive(Deserialize)]
-pub struct NodeList {
+pub struct Page<T> {
     kind: String,
     /// Where the list stands.
     pub metadata: ListMetadata,
-    /// Its Nodes.
-    pub items: Vec<NodeObject>,
+    /// Its objects.
+    pub items: Vec<T>,
 }
 
 /// The metadata of a list.
@@ -123,16 +123,37 @@ pub struct ListMetadata {
     pub continue_token: Option<String>,
 }
 
+/// An object, or why it is none. One that can't be read must not keep the others away.
+pub type Item<T> = Result<T, (Identity, String)>;
+
 /// What an answer must say to be the one that was asked for.
 pub trait Answer: DeserializeOwned {
     /// Whether it is.
     fn is_asked_for(&self) -> bool;
 }
 
-impl Answer for NodeList {
-    fn is_asked_for(&self) -> bool {
-        self.kind == "NodeList" && !self.metadata.resource_version.is_empty()
+impl<T: DeserializeOwned> Page<Item<T>> {
+    /// Reads a page of the kind `list`, whatever single objects say.
+    fn parse(list: &str, bytes: &[u8]) -> Result<Self, String> {
+        let page = match serde_json::from_slice::<Page<T>>(bytes) {
+            Ok(page) => {
+                let items = page.items.into_iter().map(Ok).collect();
+                Page { kind: page.kind, metadata: page.metadata, items }
+            }
+            Err(_) => {
+                let page: Page<Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+                let items = page.items.into_iter().map(item).collect();
+                Page { kind: page.kind, metadata: page.metadata, items }
+            }
+        };
+        let is_asked_for = page.kind == list && !page.metadata.resource_version.is_empty();
+        is_asked_for.then_some(page).ok_or_else(|| "another kind".to_owned())
     }
+}
+
+fn item<T: DeserializeOwned>(value: Value) -> Item<T> {
+    let identity = Identity::deserialize(&value["metadata"]).unwrap_or_default();
+    serde_json::from_value(value).map_err(|error| (identity, error.to_string()))
 }
 
 /// Sends a request and reads its whole answer.
@@ -140,6 +161,32 @@ impl Answer for NodeList {
 /// # Errors
 /// [`Trouble`]: no answer within `limit`, a refusal, something else than a `T`.
 pub async fn read<T: Answer>(client: &Client, request: RequestResult, limit: Duration) -> Result<T, Trouble> {
+    let parse = |bytes: &[u8]| {
+        let answer: T = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if answer.is_asked_for() { Ok(answer) } else { Err("another kind".to_owned()) }
+    };
+    read_as(client, request, limit, parse).await
+}
+
+/// Sends a request and reads a page of the kind `list`.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_page<T: DeserializeOwned>(
+    client: &Client,
+    request: RequestResult,
+    list: &str,
+    limit: Duration,
+) -> Result<Page<Item<T>>, Trouble> {
+    read_as(client, request, limit, |bytes| Page::parse(list, bytes)).await
+}
+
+async fn read_as<T>(
+    client: &Client,
+    request: RequestResult,
+    limit: Duration,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<T, Trouble> {
     let work = async {
         let response = send(client, request).await?;
         let content_type = content_type(&response);
@@ -147,9 +194,7 @@ pub async fn read<T: Answer>(client: &Client, request: RequestResult, limit: Dur
         let body =
             body.map_err(|error| Trouble::new(Cause::Connect, format!("the answer broke off: {error}")))?;
         let body = body.to_bytes();
-        let answer: Result<T, _> = serde_json::from_slice(&body);
-        let answer = answer.map_err(|error| unreadable(&error.to_string(), &content_type, &body))?;
-        if answer.is_asked_for() { Ok(answer) } else { Err(unreadable("another kind", &content_type, &body)) }
+        parse(&body).map_err(|why| unreadable(&why, &content_type, &body))
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Trouble::late(limit)))
 }
@@ -157,17 +202,18 @@ pub async fn read<T: Answer>(client: &Client, request: RequestResult, limit: Dur
 /// What `kube` makes of a path and parameters.
 pub type RequestResult = Result<Request<Vec<u8>>, kube::core::request::Error>;
 
-/// Begins a watch of all Nodes.
+/// Begins a watch of the objects at `path`.
 ///
 /// # Errors
 /// [`Trouble`]: no answer within `limit`, or a refusal.
 pub async fn watch(
     client: &Client,
+    path: &str,
     params: &WatchParams,
     version: &str,
     limit: Duration,
 ) -> Result<Lines, Trouble> {
-    let request = kube::core::Request::new(NodeObject::url_path(&(), None)).watch(params, version);
+    let request = kube::core::Request::new(path).watch(params, version);
     let response = tokio::time::timeout(limit, send(client, request)).await;
     let response = response.unwrap_or_else(|_| Err(Trouble::late(limit)))?;
     let content_type = content_type(&response);
@@ -254,15 +300,52 @@ impl Lines {
     }
 }
 
+/// What a line of a watch tells.
+pub enum Event<T> {
+    /// An object came or changed.
+    Put(Item<T>),
+    /// An object is gone.
+    Gone(Identity),
+    /// How far the watch is.
+    Bookmark {
+        /// The version.
+        version: String,
+        /// Whether that was the list.
+        ends_list: bool,
+    },
+    /// The server's refusal to go on.
+    Error(Box<Status>),
+}
+
 /// A line of a watch.
 ///
 /// # Errors
 /// [`Trouble`]: it is none.
-pub fn event(line: &[u8]) -> Result<WatchEvent<NodeObject>, Trouble> {
-    serde_json::from_slice(line).map_err(|error| {
-        Trouble::new(
-            Cause::Decode,
-            format!("an event of the watch is not the API's: {error}: `{}`", shown(line)),
-        )
-    })
+pub fn event<T: DeserializeOwned + Identified>(line: &[u8]) -> Result<Event<T>, Trouble> {
+    match serde_json::from_slice::<WatchEvent<T>>(line) {
+        Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => Ok(Event::Put(Ok(object))),
+        Ok(WatchEvent::Deleted(object)) => Ok(Event::Gone(object.identity())),
+        Ok(WatchEvent::Bookmark(bookmark)) => Ok(Event::Bookmark {
+            version: bookmark.metadata.resource_version,
+            ends_list: bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end"),
+        }),
+        Ok(WatchEvent::Error(status)) => Ok(Event::Error(status)),
+        Err(error) => broken_event(line).ok_or_else(|| {
+            let what = format!("an event of the watch is not the API's: {error}: `{}`", shown(line));
+            Trouble::new(Cause::Decode, what)
+        }),
+    }
+}
+
+/// An event whose object is none of its kind, but has a name and a version: the watch can go on behind it.
+fn broken_event<T: DeserializeOwned>(line: &[u8]) -> Option<Event<T>> {
+    let mut event: Value = serde_json::from_slice(line).ok()?;
+    let object = event["object"].take();
+    let identity = Identity::deserialize(&object["metadata"]).ok()?;
+    let is_named = identity.name.is_some() && identity.resource_version.is_some();
+    match event["type"].as_str().filter(|_| is_named)? {
+        "ADDED" | "MODIFIED" => Some(Event::Put(item(object))),
+        "DELETED" => Some(Event::Gone(identity)),
+        _ => None,
+    }
 }

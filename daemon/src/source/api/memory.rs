@@ -1,7 +1,8 @@
 //! The servers behind the `kubernetes` Service, remembered for a boot without Services.
 //!
 //! A server tells its own address at `/api`, to everybody who may log in. Behind a load balancer each run may meet
-//! another one, so they gather. None is remembered before it has answered by that address.
+//! another one, so they gather. Where EndpointSlices are followed, those of `default/kubernetes` tell all of them. None
+//! is remembered before it has answered by that address.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -64,10 +65,33 @@ pub async fn refresh(config: &Config, reached: &Reached) {
     servers.retain(|server| *server != found);
     servers.insert(0, found);
     servers.truncate(REMEMBERED);
-    if let Err(error) = save(&config.state_dir, &Memory { servers }) {
-        let shown = path(&config.state_dir);
+    write(&config.state_dir, servers);
+}
+
+fn write(state_dir: &Path, servers: Vec<String>) {
+    if let Err(error) = save(state_dir, &Memory { servers }) {
+        let shown = path(state_dir);
         tracing::warn!("{}: {error}; after a reboot the API is looked for by its ClusterIP", shown.display());
     }
+}
+
+/// Remembers those of `servers`, URLs of this API, that answer: all of them in place of what was remembered, since they
+/// are all that there are.
+pub async fn remember(config: Config, reached: Reached, servers: Vec<String>) {
+    let Some(template) = &reached.template else { return };
+    let mut found = Vec::new();
+    for url in servers.into_iter().take(REMEMBERED) {
+        let own = url.parse().ok().and_then(|url| client(at(template, url), &config.timing).ok());
+        if let Some(own) = own
+            && ask(&own).await.is_some()
+        {
+            found.push(url);
+        }
+    }
+    if found.is_empty() || found == load(&config.state_dir) {
+        return;
+    }
+    write(&config.state_dir, found);
 }
 
 /// The URL that the server names as its own, if it answers there.

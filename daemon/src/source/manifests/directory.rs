@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::document::{Fault, Mark};
-use super::file::{self, Contents};
+use super::file::{self, Contents, Readers};
+use super::services::{self, Teller};
 use crate::objects::Objects;
 
 /// No manifest is larger than this, in bytes: some thousand Nodes with all that a cluster writes into them.
@@ -26,6 +27,11 @@ pub struct Directory {
     is_read: bool,
     /// Files that became broken, or broken in another way, at the last scan.
     pub newly_broken: usize,
+    readers: Readers,
+    /// Whether the last scan has found anything new.
+    is_new: bool,
+    /// What is wrong with what the proxy was told.
+    told_problems: Vec<String>,
 }
 
 /// One of its files.
@@ -60,8 +66,17 @@ impl Stamp {
 
 impl Directory {
     /// One of which nothing is known yet.
-    pub fn new(path: PathBuf) -> Self {
-        Directory { path, files: BTreeMap::new(), problem: None, is_read: false, newly_broken: 0 }
+    pub fn new(path: PathBuf, readers: Readers) -> Self {
+        Directory {
+            path,
+            files: BTreeMap::new(),
+            problem: None,
+            is_read: false,
+            newly_broken: 0,
+            readers,
+            is_new: false,
+            told_problems: Vec::new(),
+        }
     }
 
     /// Reads what is new; whether the directory can be read. While it can't, all stays as it was.
@@ -80,17 +95,22 @@ impl Directory {
             }
         };
         self.problem = None;
-        self.is_read = true;
+        let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
+        self.is_new |= !std::mem::replace(&mut self.is_read, true) || self.files.len() != before;
         for name in names {
             let file = self.files.entry(name.clone()).or_default();
             if file.good.is_some() && being_written.contains(&name) {
                 continue;
             }
-            match file.read(&self.path.join(&name)) {
-                Outcome::Gone => drop(self.files.remove(&name)),
+            match file.read(&self.path.join(&name), self.readers) {
+                Outcome::Gone => {
+                    self.files.remove(&name);
+                    self.is_new = true;
+                }
                 Outcome::Broken => self.newly_broken += 1,
-                Outcome::Good | Outcome::Same => {}
+                Outcome::Good => self.is_new = true,
+                Outcome::Same => {}
             }
         }
         true
@@ -126,8 +146,33 @@ impl Directory {
                 }
             }
         }
-        let is_full = self.is_read && self.files.values().all(|file| file.good.is_some());
-        (is_full.then_some(objects), problems)
+        problems.extend(self.told_problems.iter().cloned());
+        (self.is_full().then_some(objects), problems)
+    }
+
+    /// Tells the proxy what is new. Nothing while a file has never been good.
+    pub fn tell(&mut self, teller: &mut Teller) {
+        if !self.is_full() || !std::mem::take(&mut self.is_new) {
+            return;
+        }
+        let of_proxy = |file| File::services(file);
+        let all: Vec<(PathBuf, &services::Contents)> = self
+            .files
+            .iter()
+            .filter_map(|(name, file)| Some((self.path.join(name), of_proxy(file)?)))
+            .collect();
+        let by_file = all.iter().map(|(path, contents)| (path.as_path(), *contents));
+        let mut problems = teller.tell(by_file, place);
+        problems.extend(all.iter().flat_map(|(path, contents)| sentences(path, &contents.faults)));
+        for problem in problems.iter().filter(|problem| !self.told_problems.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        self.told_problems = problems;
+    }
+
+    /// Whether every file has been good once.
+    fn is_full(&self) -> bool {
+        self.is_read && self.files.values().all(|file| file.good.is_some())
     }
 }
 
@@ -142,7 +187,12 @@ enum Outcome {
 }
 
 impl File {
-    fn read(&mut self, path: &Path) -> Outcome {
+    /// What is last good of it for the proxy.
+    fn services(&self) -> Option<&services::Contents> {
+        self.good.as_ref()?.services.as_ref()
+    }
+
+    fn read(&mut self, path: &Path, readers: Readers) -> Outcome {
         let (stamp, text) = match read_if_new(path, self.stamp) {
             Ok(None) => return Outcome::Same,
             Ok(Some(found)) => found,
@@ -150,7 +200,7 @@ impl File {
             Err(error) => return self.refuse(vec![format!("{}: {error}", path.display())]),
         };
         self.stamp = Some(stamp);
-        match text.and_then(|text| file::decode(&text)) {
+        match text.and_then(|text| file::decode(&text, readers)) {
             Ok(contents) => {
                 self.good = Some(contents);
                 self.problems.clear();

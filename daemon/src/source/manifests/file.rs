@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::document::{self, Fault, Mark, Tree, Value};
+use super::services;
 use crate::objects::Node;
 use crate::source::node::{self, NodeObject};
 
@@ -11,15 +12,27 @@ use crate::source::node::{self, NodeObject};
 pub struct Contents {
     /// Nodes.
     pub nodes: Vec<(Mark, Arc<Node>)>,
+    /// What the proxy reads; none where it isn't read for one.
+    pub services: Option<services::Contents>,
+}
+
+/// For whom manifests are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// For the network: of all kinds only Nodes count.
+    Network,
+    /// For the Service proxy too.
+    NetworkAndProxy,
 }
 
 /// Decodes a whole file: several documents, `List`s, kinds that the daemon has no use for.
 ///
 /// # Errors
 /// Everything that is wrong with it. A file counts as a whole or not at all, so that half a change is never acted upon.
-pub fn decode(text: &str) -> Result<Contents, Vec<Fault>> {
+pub fn decode(text: &str, readers: Readers) -> Result<Contents, Vec<Fault>> {
     let documents = document::parse(text).map_err(|fault| vec![fault])?;
-    let mut contents = Contents::default();
+    let services = (readers == Readers::NetworkAndProxy).then(services::Contents::default);
+    let mut contents = Contents { nodes: Vec::new(), services };
     let mut faults = Vec::new();
     for document in &documents {
         contents.add(document, "", &mut faults);
@@ -34,6 +47,9 @@ impl Contents {
             Ok(identity) => identity,
             Err(fault) => return faults.push(Fault { field: join(at, &fault.field), ..fault }),
         };
+        if let Some(Err(fault)) = self.services.as_mut().map(|it| it.add(tree, api_version, kind)) {
+            return faults.push(Fault { field: join(at, &fault.field), ..fault });
+        }
         match (api_version, kind) {
             ("v1", "Node") => match decode_node(tree) {
                 Ok(node) => self.nodes.push((tree.mark, Arc::new(node))),
@@ -43,7 +59,9 @@ impl Contents {
                     );
                 }
             },
-            ("v1", "List" | "NodeList") => self.add_items(tree, at, faults),
+            ("v1", "List" | "NodeList" | "ServiceList")
+            | ("discovery.k8s.io/v1", "EndpointSliceList")
+            | ("networking.k8s.io/v1", "ServiceCIDRList") => self.add_items(tree, at, faults),
             _ => {}
         }
     }
@@ -103,12 +121,12 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<(u64, u64, String)> {
-        let contents = decode(text).unwrap();
+        let contents = decode(text, Readers::NetworkAndProxy).unwrap();
         contents.nodes.iter().map(|(mark, node)| (mark.line, mark.column, node.name.clone())).collect()
     }
 
     fn faults(text: &str) -> Vec<String> {
-        let faults = decode(text).unwrap_err();
+        let faults = decode(text, Readers::NetworkAndProxy).unwrap_err();
         faults.iter().map(|f| format!("{}:{}: {}: {}", f.mark.line, f.mark.column, f.field, f.what)).collect()
     }
 
@@ -185,7 +203,7 @@ items:
             let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
             text.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
         }
-        assert!(decode(&text).is_err());
+        assert!(decode(&text, Readers::NetworkAndProxy).is_err());
     }
 
     proptest::proptest! {
@@ -223,7 +241,7 @@ items:
 
     fn within(text: &str) {
         let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() as u64 + 1;
-        for fault in decode(text).err().unwrap_or_default() {
+        for fault in decode(text, Readers::NetworkAndProxy).err().unwrap_or_default() {
             assert!(fault.mark.line <= lines, "{text:?}: {fault:?}");
             assert!(!fault.what.is_empty(), "{text:?}: {fault:?}");
         }
