@@ -9,6 +9,7 @@
 //! ```
 //! A sync of thousands of Services may take a second; the thread keeps it away from whatever else the daemon does.
 
+pub mod health;
 mod inbox;
 mod published;
 mod question;
