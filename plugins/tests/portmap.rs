@@ -252,6 +252,75 @@ fn udp_takeover_reaches_the_second_container() {
 }
 
 #[test]
+fn a_port_that_was_taken_over_is_given_back() {
+    on_new_host(|host| {
+        let before = ruleset(host);
+        let pods = [join_pods(host), join_pods(host), join_pods(host)];
+        let client = join_outside(host);
+        let _keep = ["first", "second", "third"].map(|name| {
+            let pod = &pods[["first", "second", "third"].iter().position(|n| *n == name).expect("listed")];
+            Server::udp(pod.netns(), "0.0.0.0:53", name)
+        });
+        let everywhere = conf("nftables", udp_53());
+        let at =
+            json!([{ "hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "203.0.113.1" }]);
+        for conf in [everywhere, conf("nftables", at)] {
+            let verb = |verb: &str, n: usize| {
+                call(host, verb, &pods[n], &conf).unwrap_or_else(|e| panic!("{verb} {n}: {e}"));
+            };
+            let flow = UdpClient::new(client.netns(), "203.0.113.1:5353");
+            for n in [0, 1, 1, 2] {
+                verb("ADD", n);
+            }
+            flow.hears("third");
+            call(host, "CHECK", &pods[0], &conf).expect_err("the first has it no more");
+            // One of those who wait goes; then the one that has it.
+            verb("DEL", 1);
+            flow.hears("third");
+            verb("DEL", 2);
+            flow.hears("first");
+            verb("CHECK", 0);
+            assert!(!ruleset(host).contains("waiting"), "{}", ruleset(host));
+            // It takes part in the next round as any other, and garbage collection gives back as well.
+            verb("ADD", 1);
+            flow.hears("second");
+            let valid = json!([{ "containerID": pods[0].pod.id, "ifname": "eth0" }]);
+            let gc = with(&conf, "cni.dev/valid-attachments", valid);
+            host.call(&Portmap, "GC", &pods[1].pod, &gc).expect("GC");
+            flow.hears("first");
+            // Without a prevResult, and the other way round: what waits goes too.
+            verb("ADD", 1);
+            host.call(&Portmap, "DEL", &pods[0].pod, &conf).expect("DEL by tag");
+            flow.hears("second");
+            verb("DEL", 1);
+            // A client that nobody has answered yet.
+            let late = UdpClient::new(client.netns(), "203.0.113.1:5353");
+            assert_eq!(late.ask(), None, "nobody is left");
+            assert!(!ruleset(host).contains("bowline_hostport"), "{}", ruleset(host));
+        }
+        assert_eq!(ruleset(host), before);
+    });
+}
+
+#[test]
+fn check_notices_that_loopback_is_no_longer_routed() {
+    for backend in BACKENDS {
+        on_new_host(|host| {
+            let pod = join_pods(host);
+            let conf = conf(backend, tcp_80());
+            add(host, &pod, &conf);
+            call(host, "CHECK", &pod, &conf).expect("CHECK after ADD");
+            host.sh("sysctl -qw net.ipv4.conf.pods0.route_localnet=0");
+            let error = call(host, "CHECK", &pod, &conf).expect_err(backend);
+            let said = error["msg"].as_str().unwrap_or_default();
+            assert!(said.contains("net/ipv4/conf/pods0/route_localnet is 0, not 1"), "{error}");
+            let without = with(&conf, "snat", false);
+            call(host, "CHECK", &pod, &without).expect("where nobody asked for it, it is not missed");
+        });
+    }
+}
+
+#[test]
 fn udp_flows_of_others_live_on_when_ports_come_and_go() {
     on_new_host(|host| {
         let (server, client) = (join_pods(host), join_outside(host));
@@ -294,6 +363,7 @@ fn del_of_the_references_nftables_layout() {
         }
         std::fs::write(host.bin_dir().join("script"), script).expect("a file");
         host.sh(&format!("nft -f {}", host.bin_dir().join("script").display()));
+        host.sh("sysctl -qw net.ipv4.conf.pods0.route_localnet=1");
         let v4 = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "0.0.0.0" }]);
         call(host, "CHECK", &pod, &conf("nftables", v4.clone())).expect("the reference's rules pass");
         call(host, "DEL", &pod, &conf("nftables", v4.clone())).expect("DEL");

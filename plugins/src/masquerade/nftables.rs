@@ -18,7 +18,7 @@
 //! from address to a chain per subnet would need no rule per subnet, but the kernel walks the whole map after every
 //! new element that jumps.) The table goes with its last element.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni::IpConfig;
@@ -89,49 +89,45 @@ fn rule_comment(set: &str) -> &str {
 /// Adds the elements, and whatever of the table is missing or damaged.
 pub(super) fn ensure(host: &mut Socket, owner: &Owner, ips: &[IpConfig]) -> Result<()> {
     let comment = owner.comment();
+    let wanted: BTreeMap<IpNetwork, Pods> =
+        ips.iter().map(|ip| (ip.address, Pods::like(ip.address))).collect();
     nft::converge(host, |host| {
         let mut batch = Batch::new();
-        let (mut declared, mut seen) = (BTreeSet::new(), BTreeSet::new());
-        mend(host, &mut batch)?;
-        for ip in ips.iter().filter(|ip| seen.insert(ip.address)) {
-            let pods = Pods::like(ip.address);
-            if !nft::set_exists(host, &TABLE, &pods.set)? {
-                declare(host, &mut batch, &pods, &mut declared)?;
-            }
-            let element = Element::new(&[ip.address.ip().into()]).comment(&comment);
+        declare_missing(host, &mut batch, wanted.values())?;
+        for (address, pods) in &wanted {
+            let element = Element::new(&[address.ip().into()]).comment(&comment);
             tagged::claim(host, &mut batch, &TABLE, &pods.set, element)?;
         }
         Ok(batch)
     })
 }
 
-/// Declares the set and rule of a subnet, once per batch, and the table around them if it is missing.
-fn declare(host: &mut Socket, batch: &mut Batch, pods: &Pods, declared: &mut BTreeSet<String>) -> Result<()> {
-    if declared.is_empty() && !nft::chain_exists(host, &TABLE, POSTROUTING.name)? {
-        batch.add_table(&TABLE).add_chain(&TABLE, &POSTROUTING);
-        spare_multicast(batch);
-    }
-    if declared.insert(pods.set.clone()) {
-        batch.create_set(&TABLE, &Set::new(&pods.set, &[Type::of_ip(pods.subnet.ip())]));
-        batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
-    }
-    Ok(())
-}
-
-/// Rewrites the rules of a chain that somebody has flushed or cut: all of them, for their order counts.
-fn mend(host: &mut Socket, batch: &mut Batch) -> Result<()> {
-    let sets = nft::list_sets(host, &TABLE)?;
-    if sets.is_empty() {
-        return Ok(());
-    }
+/// Adds the sets and rules of subnets that are new here, and rewrites all rules when somebody has flushed or cut the
+/// chain, for their order counts. A rule that is there has its set, so as a rule one listing tells that nothing is to
+/// be done.
+fn declare_missing<'a>(
+    host: &mut Socket,
+    batch: &mut Batch,
+    wanted: impl Iterator<Item = &'a Pods>,
+) -> Result<()> {
     let rules = nft::list_rules(host, &TABLE, Some(POSTROUTING.name))?;
-    let has_rule = |set: &String| rules.iter().any(|rule| rule.comment == rule_comment(set));
-    if spares_multicast(&rules) && sets.iter().all(has_rule) {
+    let has_rule = |pods: &Pods| rules.iter().any(|rule| rule.comment == rule_comment(&pods.set));
+    let lacking: BTreeMap<&str, &Pods> =
+        wanted.filter(|pods| !has_rule(pods)).map(|pods| (pods.set.as_str(), pods)).collect();
+    if lacking.is_empty() && spares_multicast(&rules) {
         return Ok(());
     }
-    batch.add_chain(&TABLE, &POSTROUTING).flush_chain(&TABLE, POSTROUTING.name);
-    spare_multicast(batch);
-    for pods in sets.iter().filter_map(|set| Pods::named(set)) {
+    let present: Vec<Pods> =
+        nft::list_sets(host, &TABLE)?.iter().filter_map(|set| Pods::named(set)).collect();
+    if !spares_multicast(&rules) || !present.iter().all(has_rule) {
+        batch.add_table(&TABLE).add_chain(&TABLE, &POSTROUTING).flush_chain(&TABLE, POSTROUTING.name);
+        spare_multicast(batch);
+        for pods in &present {
+            batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
+        }
+    }
+    for pods in lacking.into_values().filter(|pods| present.iter().all(|other| other.set != pods.set)) {
+        batch.create_set(&TABLE, &Set::new(&pods.set, &[Type::of_ip(pods.subnet.ip())]));
         batch.add_rule(&TABLE, POSTROUTING.name, &pods.rule());
     }
     Ok(())

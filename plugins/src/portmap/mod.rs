@@ -12,8 +12,11 @@ pub mod config;
 mod iptables;
 mod nftables;
 mod reference;
+mod sources;
+mod waiting;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use cni::{AddResult, Call, Code, Error, GcCall, Plugin, Result, StatusCall};
@@ -67,7 +70,8 @@ impl Plugin for Portmap {
             false => Ok(()),
         };
         let rules = iptables::remove(&mut host, &call.conf.name, container_id);
-        let flows = forget_flows_of(&mut host, &config, pods, &released);
+        let mapped = lasting_ports(&config).collect();
+        let flows = forget_flows(&mut host, mapped, pods.iter().map(|pod| pod.ip()).collect(), &released);
         gather([ours, reference, rules, flows])
     }
 
@@ -78,7 +82,12 @@ impl Plugin for Portmap {
         if config.mappings.is_empty() {
             return Ok(());
         }
-        check_ports(call, &config, PodAddresses::of(prev, &call.attachment.ifname))
+        let pods = PodAddresses::of(prev, &call.attachment.ifname);
+        check_ports(call, &config, pods)?;
+        match pods.v4.filter(|_| config.snat) {
+            Some(v4) => check_loopback(v4.ip()),
+            None => Ok(()),
+        }
     }
 
     fn gc(&self, call: &GcCall) -> Result<()> {
@@ -86,8 +95,9 @@ impl Plugin for Portmap {
         let mut host = open_host()?;
         let ours = match nft::is_supported(&mut host).map_err(failed)? {
             true => nftables::gc(&mut host, &Keep::new(&call.conf.name, valid)).map_err(failed),
-            false => Ok(()),
+            false => Ok(Vec::new()),
         };
+        let ours = ours.and_then(|released| forget_flows(&mut host, Vec::new(), Vec::new(), &released));
         gather([ours, iptables::gc(&mut host, &call.conf.name, valid)])
     }
 
@@ -133,13 +143,27 @@ fn add_ports(call: &Call<PathBuf>, config: &Config, pods: PodAddresses) -> Resul
 }
 
 /// Lets the host's loopback address reach the pod: `127.0.0.1:port` is translated on its way out of the link to it.
-/// A pod that is only reached over a gateway does without: an uplink never takes loopback addresses because of us.
-fn route_loopback(pod: std::net::IpAddr) -> Result<()> {
-    let mut host = Socket::open(Netlink::Route).map_err(kernel_error)?;
-    let Some(index) = route::attached_link(&mut host, pod).map_err(failed)? else { return Ok(()) };
-    let Some(link) = link::find_index(&mut host, index).map_err(failed)? else { return Ok(()) };
-    let key = format!("net/ipv4/conf/{}/route_localnet", link.id.name);
+fn route_loopback(pod: IpAddr) -> Result<()> {
+    let Some(key) = route_localnet(pod)? else { return Ok(()) };
     sysctl::ensure(&key, "1").map(|_| ()).map_err(failed)
+}
+
+/// That [`route_loopback`]'s work is still there.
+fn check_loopback(pod: IpAddr) -> Result<()> {
+    let Some(key) = route_localnet(pod)? else { return Ok(()) };
+    match sysctl::read(&key).map_err(failed)?.as_str() {
+        "1" => Ok(()),
+        other => Err(Error::internal(format!("portmap: sysctl {key} is {other}, not 1"))),
+    }
+}
+
+/// The sysctl of the link to the pod. A pod that is only reached over a gateway has none: an uplink never takes
+/// loopback addresses because of us.
+fn route_localnet(pod: IpAddr) -> Result<Option<String>> {
+    let mut host = Socket::open(Netlink::Route).map_err(kernel_error)?;
+    let Some(index) = route::attached_link(&mut host, pod).map_err(failed)? else { return Ok(None) };
+    let link = link::find_index(&mut host, index).map_err(failed)?;
+    Ok(link.map(|link| format!("net/ipv4/conf/{}/route_localnet", link.id.name)))
 }
 
 /// The mapped ports whose flows never end by themselves.
@@ -162,15 +186,16 @@ fn is_lasting(protocol: u8) -> bool {
     LASTING.contains(&protocol)
 }
 
-fn forget_flows_of(
+/// Ends the lasting flows by `ports` to `pods`, and those by ports that were given back.
+fn forget_flows(
     host: &mut Socket,
-    config: &Config,
-    pods: PodAddresses,
+    ports: Vec<u16>,
+    pods: Vec<IpAddr>,
     released: &[nftables::Released],
 ) -> Result<()> {
     let released_ports = released.iter().filter(|r| is_lasting(r.protocol)).map(|r| r.port);
-    let Some(mut filter) = flows_to(lasting_ports(config).chain(released_ports)) else { return Ok(()) };
-    filter.addresses.extend(pods.iter().map(|pod| pod.ip()).chain(released.iter().map(|r| r.pod)));
+    let Some(mut filter) = flows_to(ports.into_iter().chain(released_ports)) else { return Ok(()) };
+    filter.addresses.extend(pods.into_iter().chain(released.iter().map(|r| r.pod)));
     if filter.addresses.is_empty() {
         return Ok(());
     }

@@ -34,11 +34,12 @@
 //! **Conditions** have maps and a chain of their own, `hostports-<hash>`, entered by a rule that asks for them, so
 //! that one configuration's conditions don't touch another's ports.
 //!
-//! **Taking over.** A key belongs to who came last: ADD puts its element in the place of another's, DEL removes an
-//! element only if its comment carries the own tag, and both are guarded by the ruleset's generation.
+//! **Taking over.** A key belongs to who came last: ADD puts its element in the place of another's, which waits until
+//! that one goes, see [`super::waiting`]. DEL removes an element only if its comment carries the own tag, and both are
+//! guarded by the ruleset's generation.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::Result;
@@ -50,26 +51,28 @@ use kernel::nft::{
 
 use super::conditions::Condition;
 use super::config::{Conditions, Config, Mapping, PodAddresses};
+use super::sources::{MASQUERADE, Sources, loopback_addresses};
+use super::waiting::{Map, WAITING};
 use crate::owner::{Keep, Owner, digest};
 use crate::tagged;
 
 const NAME: &str = "bowline_hostport";
 const PREROUTING: Chain<'_> = Chain::base("prerouting", Base::new(ChainKind::Nat, Hook::Prerouting, -100));
 const OUTPUT: Chain<'_> = Chain::base("output", Base::new(ChainKind::Nat, Hook::Output, -100));
-const POSTROUTING: Chain<'_> = Chain::base("postrouting", Base::new(ChainKind::Nat, Hook::Postrouting, 100));
+pub(super) const POSTROUTING: Chain<'_> =
+    Chain::base("postrouting", Base::new(ChainKind::Nat, Hook::Postrouting, 100));
 const LOOPBACK: Chain<'_> = Chain::base("loopback", Base::new(ChainKind::Filter, Hook::Prerouting, -300));
-const MASQUERADE: &str = "masquerade-";
 const HOSTPORTS: &str = "hostports";
 const PORTS: &str = "ports";
 const ADDRESSES: &str = "addresses";
 const WHEN: &str = "when";
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 
-fn table_of(family: Family) -> Table<'static> {
+pub(super) fn table_of(family: Family) -> Table<'static> {
     Table::new(family, NAME)
 }
 
-fn ip_type(family: Family) -> Type {
+pub(super) fn ip_type(family: Family) -> Type {
     if family == Family::Ip6 { Type::Ipv6 } else { Type::Ipv4 }
 }
 
@@ -153,97 +156,6 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Whose connections to a pod are masqueraded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sources {
-    /// Everybody's.
-    Any,
-    /// Those of the pod's neighbours on its subnet, and of the host's loopback address.
-    Subnet(IpNetwork),
-    /// The pod's own, and those of the host's loopback address: it has no neighbours. One set serves all such pods.
-    Itself(IpAddr),
-}
-
-impl Sources {
-    fn of(config: &Config, pod: IpNetwork) -> Option<Self> {
-        let whole = if pod.is_ipv4() { 32 } else { 128 };
-        match (config.snat, config.masq_all) {
-            (false, _) => None,
-            (true, true) => Some(Sources::Any),
-            (true, false) if pod.prefix() == whole => Some(Sources::Itself(pod.ip())),
-            (true, false) => IpNetwork::new(pod.network(), pod.prefix()).ok().map(Sources::Subnet),
-        }
-    }
-
-    fn set(self) -> String {
-        match self {
-            Sources::Any => format!("{MASQUERADE}any"),
-            Sources::Subnet(subnet) => format!("{MASQUERADE}{}", subnet.to_string().replace(':', "_")),
-            Sources::Itself(_) => format!("{MASQUERADE}itself"),
-        }
-    }
-
-    /// The elements for `mapping` to port `to` of `pod`.
-    fn elements(self, mapping: &Mapping, pod: IpAddr) -> Vec<Element> {
-        let key = [
-            pod.into(),
-            Value::Proto(mapping.protocol.number()),
-            Value::Port(mapping.container_port),
-            Value::Port(mapping.host_port),
-        ];
-        let from = |source: IpAddr| Element::new(&[source.into(), key[0], key[1], key[2], key[3]]);
-        match self {
-            Sources::Any | Sources::Subnet(_) => vec![Element::new(&key)],
-            Sources::Itself(own) if own.is_ipv4() => vec![from(own), from(Ipv4Addr::LOCALHOST.into())],
-            Sources::Itself(own) => vec![from(own)],
-        }
-    }
-
-    /// How many leading fields of the key are left out: the source is in it only where it decides.
-    fn skipped(self) -> usize {
-        usize::from(!matches!(self, Sources::Itself(_)))
-    }
-
-    fn declare(self, family: Family, batch: &mut Batch) {
-        let address = ip_type(family);
-        let kinds = [address, address, Type::Proto, Type::Port, Type::Port];
-        batch.create_set(&table_of(family), &Set::new(&self.set(), &kinds[self.skipped()..]));
-        for rule in self.rules(family) {
-            batch.add_rule(&table_of(family), POSTROUTING.name, &rule);
-        }
-    }
-
-    fn rules(self, family: Family) -> Vec<Rule> {
-        let key =
-            [Field::Saddr(family), Field::Daddr(family), Field::L4proto, Field::Dport, Field::OriginalDport];
-        let set = self.set();
-        let rule = || Rule::in_family(family).ct_dnat();
-        let sources = match self {
-            Sources::Subnet(subnet) if family == Family::Ip => {
-                vec![rule().within(key[0], subnet), rule().within(key[0], loopback_addresses())]
-            }
-            Sources::Subnet(subnet) => vec![rule().within(key[0], subnet)],
-            Sources::Any | Sources::Itself(_) => vec![rule()],
-        };
-        let masquerade =
-            |source: Rule| source.in_set(&key[self.skipped()..], &set).masquerade().comment(&set);
-        sources.into_iter().map(masquerade).collect()
-    }
-
-    /// What of its rules is missing from the table's `rules`; none when all are there.
-    fn lost(self, family: Family, rules: &[RuleInfo]) -> Option<String> {
-        let set = self.set();
-        let own = rules.iter().filter(|rule| rule.chain == POSTROUTING.name && rule.comment == set).count();
-        let chain = POSTROUTING.name;
-        let table = table_of(family);
-        (own < self.rules(family).len()).then(|| format!("chain {table} {chain} lacks a rule for set {set}"))
-    }
-}
-
-fn loopback_addresses() -> IpNetwork {
-    IpNetwork::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8).expect("8 is a prefix length")
-}
-
 fn declare_table(family: Family, batch: &mut Batch) {
     let table = table_of(family);
     batch.add_table(&table);
@@ -299,66 +211,68 @@ pub(super) fn ensure(host: &mut Socket, owner: &Owner, config: &Config, pods: Po
             declare_missing(host, &mut batch, config, pod)?;
             let table = table_of(Family::of_ip(pod.ip()));
             for (set, element) in wanted {
-                tagged::claim(host, &mut batch, &table, &set, element)?;
+                match ports_map(&table, &set) {
+                    Some(map) => map.claim(host, &mut batch, owner, element)?,
+                    None => tagged::claim(host, &mut batch, &table, &set, element)?,
+                }
             }
         }
         Ok(batch)
     })
 }
 
-fn declare_missing(host: &mut Socket, batch: &mut Batch, config: &Config, pod: IpNetwork) -> Result<()> {
-    let family = Family::of_ip(pod.ip());
-    let (table, group) = (table_of(family), Group::of(config, family));
-    let has_group = nft::set_exists(host, &table, &group.named(PORTS))?;
-    let sources = Sources::of(config, pod);
-    let has_sources = match sources {
-        Some(sources) => nft::set_exists(host, &table, &sources.set())?,
-        None => true,
+/// `set` as a map of ports; none when it is none.
+fn ports_map<'a>(table: &'a Table<'a>, set: &'a str) -> Option<Map<'a>> {
+    const V4: [Type; 5] = [Type::Ipv4, Type::Proto, Type::Port, Type::Ipv4, Type::Port];
+    const V6: [Type; 5] = [Type::Ipv6, Type::Proto, Type::Port, Type::Ipv6, Type::Port];
+    let types: &'static [Type; 5] = if table.family == Family::Ip6 { &V6 } else { &V4 };
+    let key = match () {
+        () if is_called(set, PORTS) => &types[1..3],
+        () if is_called(set, ADDRESSES) => &types[..3],
+        () => return None,
     };
-    let has_all = has_group && has_sources;
-    if !has_all && !nft::chain_exists(host, &table, PREROUTING.name)? {
-        declare_table(family, batch);
-    }
-    if !has_group {
-        group.declare(batch);
-    }
-    if let (Some(sources), false) = (sources, has_sources) {
-        sources.declare(family, batch);
-    }
-    mend(host, batch, family, (has_group.then_some(group), sources.filter(|_| has_sources)))
+    Some(Map { table, name: set, key, data: &types[3..] })
 }
 
-/// Rewrites the rules that somebody has flushed or cut, of those parts that are there already.
-fn mend(
-    host: &mut Socket,
-    batch: &mut Batch,
-    family: Family,
-    (group, sources): (Option<Group<'_>>, Option<Sources>),
-) -> Result<()> {
-    if group.is_none() && sources.is_none() {
-        return Ok(());
-    }
+/// Adds what is missing of the tables, and rewrites the rules that somebody has flushed or cut. A rule that is there has
+/// the set that it asks, so as a rule one listing tells that nothing is to be done.
+fn declare_missing(host: &mut Socket, batch: &mut Batch, config: &Config, pod: IpNetwork) -> Result<()> {
+    let family = Family::of_ip(pod.ip());
     let table = table_of(family);
     let rules = nft::list_rules(host, &table, None)?;
+    let group = Some(Group::of(config, family)).filter(|group| group.lost(&rules).is_some());
+    let sources = Sources::of(config, pod).filter(|sources| sources.lost(family, &rules).is_some());
+    let lacks_guard = family == Family::Ip && lost_guard(&rules);
+    if group.is_none() && sources.is_none() && !lacks_guard {
+        return Ok(());
+    }
     let drop_rules = |batch: &mut Batch, comment: &str| {
         for rule in rules.iter().filter(|rule| rule.comment == comment) {
             batch.delete_rule(&table, &rule.chain, rule.handle);
         }
     };
-    if family == Family::Ip && lost_guard(&rules) {
+    if !nft::chain_exists(host, &table, PREROUTING.name)? {
+        declare_table(family, batch);
+    } else if lacks_guard {
         batch.add_chain(&table, &LOOPBACK).flush_chain(&table, LOOPBACK.name);
         batch.add_rule(&table, LOOPBACK.name, &loopback_guard());
     }
-    if let Some(group) = group.filter(|group| group.lost(&rules).is_some()) {
+    if let Some(group) = group {
         let chain = group.named(HOSTPORTS);
-        batch.flush_chain(&table, &chain);
-        drop_rules(batch, &chain);
-        group.declare_rules(batch);
+        if nft::set_exists(host, &table, &group.named(PORTS))? {
+            batch.flush_chain(&table, &chain);
+            drop_rules(batch, &chain);
+            group.declare_rules(batch);
+        } else {
+            group.declare(batch);
+        }
     }
-    if let Some(sources) = sources.filter(|sources| sources.lost(family, &rules).is_some()) {
-        drop_rules(batch, &sources.set());
-        for rule in sources.rules(family) {
-            batch.add_rule(&table, POSTROUTING.name, &rule);
+    if let Some(sources) = sources {
+        if nft::set_exists(host, &table, &sources.set())? {
+            drop_rules(batch, &sources.set());
+            sources.declare_rules(family, batch);
+        } else {
+            sources.declare(family, batch);
         }
     }
     Ok(())
@@ -400,13 +314,20 @@ pub(super) fn remove(
             let family = Family::of_ip(pod.ip());
             let table = table_of(family);
             for (set, element) in wanted(config, pod, "") {
-                let present = nft::get_element(host, &table, &set, &element)?;
-                whole &= present.is_some();
-                if let Some(present) = present.filter(|present| owner.owns(&present.comment)) {
-                    released.extend(read_released(family, &set, &present));
-                    batch.delete_elements(&table, &set, &[present]);
-                    touched.insert((family, set));
+                let map = ports_map(&table, &set);
+                let Some(present) = nft::get_element(host, &table, &set, &element)? else {
+                    whole = false;
+                    continue;
+                };
+                if owner.owns(&present.comment) {
+                    batch.delete_elements(&table, &set, std::slice::from_ref(&present));
+                    released.extend(map.and_then(|map| read_released(map, &present)));
+                    map.map_or(Ok(()), |map| map.give_back(host, &mut batch, &present, |_| false))?;
+                } else {
+                    map.map_or(Ok(()), |map| map.forget(host, &mut batch, owner, &element))?;
                 }
+                touched.extend(map.map(|map| (family, map.waiting())));
+                touched.insert((family, set));
             }
         }
         Ok(batch)
@@ -435,8 +356,12 @@ fn remove_tagged(host: &mut Socket, is_gone: impl Fn(&str) -> bool) -> Result<Ve
             for set in nft::list_sets(host, &table)? {
                 let mut elements = nft::list_elements(host, &table, &set)?;
                 elements.retain(|element| is_gone(&element.comment));
-                released.extend(elements.iter().filter_map(|element| read_released(family, &set, element)));
                 batch.delete_elements(&table, &set, &elements);
+                let Some(map) = ports_map(&table, &set) else { continue };
+                for element in &elements {
+                    released.extend(read_released(map, element));
+                    map.give_back(host, &mut batch, element, &is_gone)?;
+                }
             }
         }
         Ok(batch)
@@ -445,17 +370,11 @@ fn remove_tagged(host: &mut Socket, is_gone: impl Fn(&str) -> bool) -> Result<Ve
     Ok(released)
 }
 
-/// What an element of one of the maps stood for.
-fn read_released(family: Family, set: &str, element: &Element) -> Option<Released> {
-    let address = ip_type(family);
-    let types: &[Type] = match () {
-        () if is_called(set, PORTS) => &[Type::Proto, Type::Port],
-        () if is_called(set, ADDRESSES) => &[address, Type::Proto, Type::Port],
-        () => return None,
-    };
+/// What an element of `map` stood for.
+fn read_released(map: Map<'_>, element: &Element) -> Option<Released> {
     let Some(Data::Value(data)) = &element.data else { return None };
-    let key = nft::fields(types, &element.key).ok()?;
-    let to = nft::fields(&[address, Type::Port], data).ok()?;
+    let key = nft::fields(map.key, &element.key).ok()?;
+    let to = nft::fields(map.data, data).ok()?;
     match (&key[key.len() - 2..], to.first()) {
         ([Value::Proto(protocol), Value::Port(port)], Some(Value::Ip(pod))) => {
             Some(Released { protocol: *protocol, port: *port, pod: *pod })
@@ -502,7 +421,9 @@ fn sweep_table(host: &mut Socket, batch: &mut Batch, table: &Table<'_>) -> Resul
         }
     };
     for set in &empty {
-        if set.starts_with(MASQUERADE) {
+        if set.starts_with(WAITING) {
+            batch.delete_set(table, set);
+        } else if set.starts_with(MASQUERADE) {
             delete_rules(batch, set);
             batch.delete_set(table, set);
         } else if let Some(suffix) = set.strip_prefix(PORTS) {
@@ -522,8 +443,8 @@ fn sweep_table(host: &mut Socket, batch: &mut Batch, table: &Table<'_>) -> Resul
 }
 
 /// Removes the elements of this network that belong to no valid attachment.
-pub(super) fn gc(host: &mut Socket, keep: &Keep) -> Result<()> {
-    remove_tagged(host, |comment| keep.is_stale(comment)).map(|_| ())
+pub(super) fn gc(host: &mut Socket, keep: &Keep) -> Result<Vec<Released>> {
+    remove_tagged(host, |comment| keep.is_stale(comment))
 }
 
 /// What is missing for the ports to lead to `pods` on behalf of `owner`; none when all is there.
