@@ -53,7 +53,7 @@ impl Plugin for Loopback {
     }
 
     fn status(&self, _: &StatusCall) -> Result<()> {
-        Ok(())
+        pod::may_attach()
     }
 }
 

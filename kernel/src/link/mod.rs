@@ -321,6 +321,16 @@ pub fn set_vlan_filtering(bridge: &LinkId, filtering: Switch) -> Op {
     Op::new(format!("turn VLAN filtering of {bridge} {}", filtering.word()), message)
 }
 
+/// Whether this process may change the links of the socket's namespace: asks for what changes nothing, to delete a link
+/// that no namespace has.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over the namespace.
+pub fn probe(socket: &mut Socket) -> Result<()> {
+    let nowhere = Message::new(libc::RTM_DELLINK, 0, &header(i32::MAX as u32, 0, 0));
+    socket.apply(&[Op::new("change links", nowhere).or_absent()])
+}
+
 /// Deletes a link, its peer with it.
 pub fn delete(link: &LinkId) -> Op {
     Op::new(format!("delete link {link}"), Message::new(libc::RTM_DELLINK, 0, &header(link.index, 0, 0)))

@@ -190,6 +190,44 @@ on_bowline! {
         node.unmount("/var/lib/cni".as_ref()).unwrap();
     }
 
+    /// Who may not enter pods, or not change links or filters, can serve no ADD; who only hands out addresses can.
+    fn status_without_capabilities(node, subject) {
+        const NONE: &[&str] = &[];
+        const FILTERS: &[&str] = &["net_admin"];
+        const ALL: &[&str] = &["net_admin", "sys_admin"];
+        let ipam = host_local(&DUAL);
+        let rows = [
+            (bridge(&DUAL, json!({})), ALL),
+            (json!({"type": "ptp", "ipam": ipam}), ALL),
+            (json!({"type": "vxlan", "mtu": 1400, "ipam": ipam}), ALL),
+            (json!({"type": "routed", "mtu": 1400, "ipam": ipam}), ALL),
+            (json!({"type": "loopback"}), ALL),
+            (json!({"type": "bandwidth"}), ALL),
+            (json!({"type": "tuning"}), ALL),
+            (json!({"type": "portmap"}), FILTERS),
+            (json!({"type": "firewall", "backend": "nftables"}), FILTERS),
+            (json!({"type": "host-local", "ipam": ipam}), NONE),
+            (json!({"type": "static", "ipam": {"addresses": []}}), NONE),
+        ];
+        assert_eq!(rows.len(), std::fs::read_dir(&subject.directory).unwrap().count(), "a row for every plug-in");
+        for (plugin, needed) in rows {
+            let kind = plugin["type"].as_str().unwrap().to_owned();
+            let conf = Network::new(subject, list("pods", json!([plugin]))).request(0, None, &Request::default());
+            let mut call = Invocation::new(subject, "STATUS", &kind, &conf);
+            call.run(node).unwrap_or_else(|refused| panic!("{kind}: {refused}"));
+            for lost in ALL {
+                call.under = ["setpriv", "--bounding-set", &format!("-{lost}"), "--"].map(str::to_owned).to_vec();
+                match call.run(node) {
+                    Ok(_) => assert!(!needed.contains(lost), "{kind} without {lost} says that all is well"),
+                    Err(refused) => {
+                        assert!(needed.contains(lost), "{kind} without {lost}: {refused}");
+                        assert!(refused.code == 50 && refused.msg.contains("ermitted"), "{kind}: {refused}");
+                    }
+                }
+            }
+        }
+    }
+
     /// A backend whose program is missing is code 50, and only where that backend was chosen.
     fn status_without_iptables(node, subject) {
         // Debian's alternatives lead to the programs; /etc is the node's own.

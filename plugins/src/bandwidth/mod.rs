@@ -98,7 +98,8 @@ impl Plugin for Bandwidth {
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
-        Config::parse(&call.conf).map(drop)
+        Config::parse(&call.conf)?;
+        pod::may_attach()
     }
 }
 

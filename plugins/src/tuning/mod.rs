@@ -75,7 +75,8 @@ impl Plugin for Tuning {
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
-        Config::parse(&call.conf, "").map(drop)
+        Config::parse(&call.conf, "")?;
+        pod::may_attach()
     }
 }
 
