@@ -9,11 +9,12 @@ use kernel::{Mac, Netns, addr};
 
 use crate::error::gather;
 use crate::owner::{Keep, Owner};
-use crate::{configure, kernel_error};
+use crate::{configure, kernel_error, pod};
 
 /// What is left of the cable.
 #[derive(Debug, Default)]
 pub struct Cable {
+    netns: Option<Netns>,
     container: Option<Link>,
     host: Option<Link>,
     /// Name of the end on the host, which may be gone.
@@ -26,10 +27,21 @@ pub struct Cable {
 
 impl Cable {
     /// Looks into the pod; else to the host, for what prevResult names; else for what carries the owner in its alias.
-    ///
-    /// # Errors
-    /// The kernel's refusal to list.
-    pub fn find(call: &Call<Option<PathBuf>>, netns: Option<&Netns>) -> Result<Self> {
+    /// With it come the outcomes of looking, for DEL goes on whatever they are.
+    pub fn find(call: &Call<Option<PathBuf>>) -> (Self, Vec<Result<()>>) {
+        let mut outcomes = Vec::new();
+        let netns = pod::open_if_there(call.netns.as_deref()).unwrap_or_else(|error| {
+            outcomes.push(Err(error));
+            None
+        });
+        let found = Self::look(call, netns.as_ref()).unwrap_or_else(|error| {
+            outcomes.push(Err(error));
+            Cable::default()
+        });
+        (Cable { netns, ..found }, outcomes)
+    }
+
+    fn look(call: &Call<Option<PathBuf>>, netns: Option<&Netns>) -> Result<Self> {
         let mut cable = Cable::default();
         let owner = Owner::new(&call.conf.name, &call.attachment);
         let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
@@ -102,10 +114,10 @@ impl Cable {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn delete(&self, netns: Option<&Netns>) -> Result<()> {
+    pub fn delete(&self) -> Result<()> {
         let (netns, link) = match (&self.host, &self.container) {
             (Some(host), _) => (None, host),
-            (None, Some(container)) => (netns, container),
+            (None, Some(container)) => (self.netns.as_ref(), container),
             (None, None) => return Ok(()),
         };
         delete_link_early(netns, link.id.index, &link.id.name).map_err(kernel_error)

@@ -312,13 +312,23 @@ fn serves(seen: &route::Route, wanted: &cni::Route) -> bool {
 /// # Errors
 /// The sysctl cannot be written.
 pub fn enable_forwarding(host: &mut Socket, v4: bool, v6: bool) -> Result<()> {
+    let lacking = lacking_forwarding(host, v4, v6)?;
+    lacking.into_iter().try_for_each(|key| sysctl::write(key, "1").map_err(kernel_error))
+}
+
+/// The sysctls that keep the host from forwarding the families in use.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn lacking_forwarding(host: &mut Socket, v4: bool, v6: bool) -> Result<Vec<&'static str>> {
     let families = [(v4, AF_INET, "net/ipv4/ip_forward"), (v6, AF_INET6, "net/ipv6/conf/all/forwarding")];
+    let mut lacking = Vec::new();
     for (_, family, key) in families.into_iter().filter(|(wanted, ..)| *wanted) {
         if !netconf::forwards(host, family).map_err(kernel_error)? {
-            sysctl::write(key, "1").map_err(kernel_error)?;
+            lacking.push(key);
         }
     }
-    Ok(())
+    Ok(lacking)
 }
 
 /// Which families `ips` has: IPv4, IPv6.

@@ -3,35 +3,42 @@
 use cni::{Dns, NetConf, Result};
 use serde::Deserialize;
 
-/// The configuration's `dns` when it says anything at all, else what the IPAM plug-in said. An empty list says
-/// something: `"nameservers": []` means none.
-///
-/// # Errors
-/// An undecodable `dns`.
-pub fn choose(conf: &NetConf, ipam: Dns) -> Result<Dns> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Said {
-        nameservers: Option<Vec<String>>,
-        domain: String,
-        search: Option<Vec<String>>,
-        options: Option<Vec<String>>,
+/// What a configuration says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said(Option<Dns>);
+
+impl Said {
+    /// Reads the configuration's `dns`: before anything is made, because it may be refused.
+    ///
+    /// # Errors
+    /// An undecodable `dns`.
+    pub fn parse(conf: &NetConf) -> Result<Said> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Raw {
+            nameservers: Option<Vec<String>>,
+            domain: String,
+            search: Option<Vec<String>>,
+            options: Option<Vec<String>>,
+        }
+        let Some(value) = conf.member("dns") else { return Ok(Said(None)) };
+        let raw: Raw = cni::json::decode_at("dns", value)?;
+        let lists = [&raw.nameservers, &raw.search, &raw.options];
+        let says_nothing = raw.domain.is_empty() && lists.iter().all(|list| list.is_none());
+        Ok(Said((!says_nothing).then(|| Dns {
+            nameservers: raw.nameservers.unwrap_or_default(),
+            domain: raw.domain,
+            search: raw.search.unwrap_or_default(),
+            options: raw.options.unwrap_or_default(),
+        })))
     }
-    let Some(value) = conf.member("dns") else { return Ok(ipam) };
-    let said: Said = cni::json::decode_at("dns", value)?;
-    let silent = said.nameservers.is_none()
-        && said.domain.is_empty()
-        && said.search.is_none()
-        && said.options.is_none();
-    if silent {
-        return Ok(ipam);
+
+    /// The configuration's word when it says anything at all, else what the IPAM plug-in said. An empty list says
+    /// something: `"nameservers": []` means none.
+    #[must_use]
+    pub fn or(&self, ipam: Dns) -> Dns {
+        self.0.clone().unwrap_or(ipam)
     }
-    Ok(Dns {
-        nameservers: said.nameservers.unwrap_or_default(),
-        domain: said.domain,
-        search: said.search.unwrap_or_default(),
-        options: said.options.unwrap_or_default(),
-    })
 }
 
 #[cfg(test)]
@@ -53,7 +60,7 @@ mod tests {
         ] {
             let text = format!(r#"{{"cniVersion": "1.1.0", "name": "n", "type": "t", "dns": {dns}}}"#);
             let conf = NetConf::parse(text.as_bytes()).unwrap();
-            assert_eq!(choose(&conf, ipam.clone()), Ok(chosen), "{dns}");
+            assert_eq!(Said::parse(&conf).unwrap().or(ipam.clone()), chosen, "{dns}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod cable;
 pub mod cluster;
 pub mod configure;
 pub mod dns;
+pub mod drift;
 pub mod error;
 pub mod firewall;
 pub mod host_local;

@@ -8,12 +8,12 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Dns, Error, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, Error, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
 use ipnetwork::IpNetwork;
 use kernel::addr::{self, Dad};
-use kernel::link::{self, Link};
+use kernel::link::Link;
 use kernel::netlink::{Protocol, Socket};
-use kernel::{Mac, route};
+use kernel::route;
 use serde::Deserialize;
 
 use crate::backend::Choice;
@@ -23,7 +23,7 @@ use crate::configure::{self, Duplicates, Subnet};
 use crate::error::gather;
 use crate::owner::Owner;
 use crate::undo::Undo;
-use crate::{dns, ipam, kernel_error, masquerade, pod, veth};
+use crate::{dns, drift, ipam, kernel_error, masquerade, pod, veth};
 
 /// Position of the pod's end among the result's interfaces: after the end on the host.
 const CONTAINER: i64 = 1;
@@ -92,15 +92,16 @@ impl Plugin for Ptp {
     fn status(&self, call: &StatusCall) -> Result<()> {
         let conf = Conf::parse(&call.conf)?;
         ipam::status(call)?;
+        pod::may_attach()?;
         if conf.ip_masq { masquerade_usable(conf.backend) } else { Ok(()) }
     }
 }
 
 fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let conf = Conf::parse(&call.conf)?;
-    dns::choose(&call.conf, Dns::default())?;
+    let dns = dns::Said::parse(&call.conf)?;
     let pod = pod::open(&call.netns)?;
-    let (mut result, undo_lease) = lease(call)?;
+    let (mut result, undo_lease) = lease(call, &dns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let ifname = &call.attachment.ifname;
     let plan =
@@ -133,7 +134,7 @@ fn owner<N>(call: &Call<N>) -> Owner {
 }
 
 /// The IPAM plug-in's result, every address with a gateway, and the guard that gives the lease back.
-fn lease(call: &Call<PathBuf>) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
+fn lease(call: &Call<PathBuf>, dns: &dns::Said) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
     let mut result = ipam::add(call)?;
     let release = call.clone().into_del();
     let undo = Undo::new(move || {
@@ -145,7 +146,7 @@ fn lease(call: &Call<PathBuf>) -> Result<(AddResult, Undo<impl FnOnce() + use<>>
         return Err(Error::config(format!("ptp: ipam: {name} gave {} without a gateway", ip.address)));
     }
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(CONTAINER));
-    result.dns = dns::choose(&call.conf, result.dns)?;
+    result.dns = dns.or(result.dns);
     Ok((result, undo))
 }
 
@@ -178,19 +179,11 @@ fn route_to(host_end: &Link, ip: &IpConfig) -> route::Route {
 }
 
 fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
-    let mut outcomes = Vec::new();
-    let netns = pod::open_if_there(call.netns.as_deref()).unwrap_or_else(|e| {
-        outcomes.push(Err(e));
-        None
-    });
-    let cable = Cable::find(call, netns.as_ref()).unwrap_or_else(|e| {
-        outcomes.push(Err(e));
-        Cable::default()
-    });
+    let (cable, mut outcomes) = Cable::find(call);
     if !call.conf.ipam_type.is_empty() {
         outcomes.push(ipam::del(call));
     }
-    outcomes.push(cable.delete(netns.as_ref()));
+    outcomes.push(cable.delete());
     // A configuration that ADD would refuse counts as one that masquerades.
     if Conf::parse(&call.conf).map_or(true, |conf| conf.ip_masq) {
         let netfilter = Socket::open(Protocol::Netfilter).map_err(kernel_error);
@@ -209,7 +202,8 @@ fn check(call: &Call<PathBuf>) -> Result<()> {
     let pod = pod::open(&call.netns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let mut inside = Socket::open_in(&pod, Protocol::Route).map_err(kernel_error)?;
-    let container = check_container(&mut inside, prev, call.attachment.ifname.as_str())?;
+    let container = drift::container_end("ptp", &mut inside, prev, call.attachment.ifname.as_str())?;
+    drift::is_up(&container)?;
     configure::check(&mut inside, &container.id, prev)?;
     check_host_end(&mut host, &container, prev)?;
     if conf.ip_masq {
@@ -225,45 +219,19 @@ fn check(call: &Call<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn drift<T>(what: String) -> Result<T> {
-    Err(Error::internal(what))
-}
-
-fn check_container(inside: &mut Socket, prev: &AddResult, ifname: &str) -> Result<Link> {
-    let Some(recorded) = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty()) else {
-        return drift(format!("ptp: prevResult: it lists no {ifname} in a sandbox"));
-    };
-    let Some(container) = link::find(inside, ifname).map_err(kernel_error)? else {
-        return drift(format!("{ifname} is gone from the pod"));
-    };
-    if container.kind != "veth" {
-        return drift(format!("{ifname} is no veth but a {}", container.kind));
-    }
-    if !recorded.mac.is_empty() && recorded.mac.parse::<Mac>().ok() != container.mac {
-        return drift(format!("{ifname} has MAC {}, not {}", container.mac_text(), recorded.mac));
-    }
-    if !container.is_up() {
-        return drift(format!("{ifname} is down"));
-    }
-    Ok(container)
-}
-
-/// The host end is up, and leads to each of the pod's addresses.
+/// The host forwards, and its end is up and leads to each of the pod's addresses.
 fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Result<()> {
-    let peer = container.peer.unwrap_or_default();
-    let found = link::find_index(host, peer).map_err(kernel_error)?;
-    let Some(host_end) = found.filter(|l| l.kind == "veth" && l.peer == Some(container.id.index)) else {
-        return drift(format!("the host end of {} is gone", container.id));
-    };
-    if !host_end.is_up() {
-        return drift(format!("{} is down", host_end.id));
-    }
-    let filter = route::Filter { table: Some(route::MAIN), link: Some(peer), ..route::Filter::default() };
+    let host_end = drift::host_end(host, container)?;
+    drift::is_up(&host_end)?;
+    let own = configure::own_ips(prev, &container.id.name);
+    drift::forwarding(host, &own)?;
+    let link = Some(host_end.id.index);
+    let filter = route::Filter { table: Some(route::MAIN), link, ..route::Filter::default() };
     let routes = route::list(host, filter).map_err(kernel_error)?;
-    for ip in configure::own_ips(prev, &container.id.name) {
+    for ip in own {
         let dst = IpNetwork::from(ip.address.ip());
         if !routes.iter().any(|route| route.dst == dst) {
-            return drift(format!("the host's route to {dst} by {} is gone", host_end.id));
+            return drift::drift(format!("the host's route to {dst} by {} is gone", host_end.id));
         }
     }
     Ok(())

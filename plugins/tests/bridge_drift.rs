@@ -27,8 +27,8 @@ fn added(host: &Host, pod: &Pod, conf: &Value) -> Value {
 }
 
 /// What happened, as commands on the host (PORT is the pod's port, STATE the data directory) and in the pod.
-const DRIFTS: [(&str, &str, &str, &str); 18] = [
-    ("bridge down", "ip link set br0 down", "", "bridge br0 is down"),
+const DRIFTS: [(&str, &str, &str, &str); 20] = [
+    ("bridge down", "ip link set br0 down", "", "br0 is down"),
     ("another bridge", "ip link set $PORT nomaster", "", "is no port of br0"),
     ("port down", "ip link set $PORT down", "", "is down"),
     ("hairpin", "bridge link set dev $PORT hairpin off", "", "hairpin mode of"),
@@ -40,6 +40,13 @@ const DRIFTS: [(&str, &str, &str, &str); 18] = [
         "ip address del 2001:db8:1::1/64 dev br0",
         "",
         "lost the gateway address 2001:db8:1::1/64",
+    ),
+    ("forwarding v4", "sysctl -qw net.ipv4.ip_forward=0", "", "net/ipv4/ip_forward is 0, not 1"),
+    (
+        "forwarding v6",
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
+        "",
+        "net/ipv6/conf/all/forwarding is 0, not 1",
     ),
     ("masquerade", "nft delete table inet bowline_masquerade", "", "masquerade"),
     ("spoof check", "nft delete table bridge bowline_spoof", "", "macspoofchk"),

@@ -200,6 +200,8 @@ fn ptp_dns_kept_overridden_and_empty_list() {
 fn ptp_check_negative() {
     let drifts = [
         ("the host's route", "ip route del 10.1.1.2/32", ""),
+        ("forwarding", "sysctl -qw net.ipv4.ip_forward=0", ""),
+        ("forwarding of IPv6", "sysctl -qw net.ipv6.conf.all.forwarding=0", ""),
         ("the address", "", "ip address del 10.1.1.2/24 dev eth0"),
         ("a route of the result", "", "ip route del 192.0.2.0/24"),
         ("eth0 is down", "", "ip link set eth0 down"),

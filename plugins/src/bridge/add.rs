@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Dns, Error, IpConfig, Result, Route};
+use cni::{AddResult, Call, Error, IpConfig, Result, Route};
 use ipnetwork::IpNetwork;
 use kernel::link::{self, Link, Switch};
 use kernel::netlink::{Protocol, Socket};
@@ -25,7 +25,7 @@ const CONTAINER: i64 = 2;
 /// Bad configuration, a refusal of the kernel or of the IPAM plug-in.
 pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let conf = Conf::parse(&call.conf, &call.args)?;
-    dns::choose(&call.conf, Dns::default())?;
+    let dns = dns::Said::parse(&call.conf)?;
     let pod = pod::open(&call.netns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let (bridge, undo_bridge) = port::ensure_bridge(&mut host, &conf)?;
@@ -50,7 +50,7 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     host.apply(&ops).map_err(kernel_error)?;
 
     let mut made = Made { call, conf: &conf, host, bridge, host_end };
-    let (mut result, undo_lease) = made.lease()?;
+    let (mut result, undo_lease) = made.lease(&dns)?;
     let undo_rules = undo_rules(call, &conf, &result.ips);
     let mut inside = made.enter(&pod, &result)?;
     made.guard(&inside)?;
@@ -94,7 +94,7 @@ fn undo_rules(call: &Call<PathBuf>, conf: &Conf, ips: &[IpConfig]) -> Undo<impl 
 
 impl Made<'_> {
     /// The IPAM plug-in's result, empty on layer 2, and the guard that gives the lease back.
-    fn lease(&self) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
+    fn lease(&self, dns: &dns::Said) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
         let layer_3 = !self.call.conf.ipam_type.is_empty();
         let mut result = if layer_3 { ipam::add(self.call)? } else { AddResult::default() };
         let release = self.call.clone().into_del();
@@ -113,7 +113,7 @@ impl Made<'_> {
         if self.conf.is_default_gateway {
             add_default_routes(&mut result);
         }
-        result.dns = dns::choose(&self.call.conf, result.dns)?;
+        result.dns = dns.or(result.dns);
         Ok((result, undo))
     }
 

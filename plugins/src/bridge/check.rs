@@ -5,13 +5,14 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Error, Interface, Result};
+use cni::{AddResult, Call, Error, Result};
 use kernel::link::{self, Link};
 use kernel::netlink::{Protocol, Socket};
-use kernel::{Mac, addr, bridge};
+use kernel::{addr, bridge};
 
 use super::conf::{Conf, ranges};
 use super::{add, gateway};
+use crate::drift::{self, drift, same_mac};
 use crate::owner::Owner;
 use crate::spoof::{self, Guard};
 use crate::{configure, ipam, kernel_error, masquerade, pod};
@@ -32,7 +33,10 @@ pub fn check(call: &Call<PathBuf>) -> Result<()> {
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let mut inside = Socket::open_in(&pod, Protocol::Route).map_err(kernel_error)?;
     let bridge = check_bridge(&mut host, &conf, prev)?;
-    let container = check_container(&mut inside, &conf, prev, call.attachment.ifname.as_str())?;
+    let container = drift::container_end("bridge", &mut inside, prev, call.attachment.ifname.as_str())?;
+    if !conf.container_down {
+        drift::is_up(&container)?;
+    }
     let host_end = check_host_end(&mut host, &bridge, &container, prev)?;
     check_port(&mut host, &conf, &host_end)?;
     if !prev.ips.is_empty() && !conf.container_down {
@@ -40,10 +44,6 @@ pub fn check(call: &Call<PathBuf>) -> Result<()> {
         check_gateway(&mut host, &conf, &bridge, prev, &container)?;
     }
     check_rules(call, &conf, prev, &host_end, &container)
-}
-
-fn drift<T>(what: String) -> Result<T> {
-    Err(Error::internal(what))
 }
 
 fn check_bridge(host: &mut Socket, conf: &Conf, prev: &AddResult) -> Result<Link> {
@@ -65,43 +65,13 @@ fn check_bridge(host: &mut Socket, conf: &Conf, prev: &AddResult) -> Result<Link
     if conf.promisc && !bridge.is_promisc() {
         return drift(format!("bridge {name} is not promiscuous"));
     }
-    if !bridge.is_up() {
-        return drift(format!("bridge {name} is down"));
-    }
+    drift::is_up(&bridge)?;
     Ok(bridge)
-}
-
-fn same_mac(recorded: &Interface, seen: &Link) -> bool {
-    recorded.mac.is_empty() || recorded.mac.parse::<Mac>().ok() == seen.mac
-}
-
-fn check_container(inside: &mut Socket, conf: &Conf, prev: &AddResult, ifname: &str) -> Result<Link> {
-    let Some(recorded) = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty()) else {
-        return drift(format!("bridge: prevResult: it lists no {ifname} in a sandbox"));
-    };
-    let Some(container) = link::find(inside, ifname).map_err(kernel_error)? else {
-        return drift(format!("{ifname} is gone from the pod"));
-    };
-    if container.kind != "veth" {
-        return drift(format!("{ifname} is no veth but a {}", container.kind));
-    }
-    if !same_mac(recorded, &container) {
-        return drift(format!("{ifname} has MAC {}, not {}", container.mac_text(), recorded.mac));
-    }
-    if !conf.container_down && !container.is_up() {
-        return drift(format!("{ifname} is down"));
-    }
-    Ok(container)
 }
 
 /// The end on the host is the one whose other end is the pod's; the result must list it.
 fn check_host_end(host: &mut Socket, bridge: &Link, container: &Link, prev: &AddResult) -> Result<Link> {
-    let peer = container.peer.unwrap_or_default();
-    let found = link::find_index(host, peer).map_err(kernel_error)?;
-    let ours = |l: &Link| l.kind == "veth" && l.peer == Some(container.id.index) && l.peer_netns.is_some();
-    let Some(host_end) = found.filter(ours) else {
-        return drift(format!("the host end of {} is gone", container.id));
-    };
+    let host_end = drift::host_end(host, container)?;
     let name = &host_end.id.name;
     if !prev.interfaces.iter().any(|i| i.name == *name && i.sandbox.is_empty()) {
         return drift(format!(
@@ -112,9 +82,7 @@ fn check_host_end(host: &mut Socket, bridge: &Link, container: &Link, prev: &Add
     if host_end.master != Some(bridge.id.index) {
         return drift(format!("{name} is no port of {}", bridge.id));
     }
-    if !host_end.is_up() {
-        return drift(format!("{name} is down"));
-    }
+    drift::is_up(&host_end)?;
     Ok(host_end)
 }
 
@@ -166,6 +134,7 @@ fn check_gateway(
     };
     let present = addr::list(host, Some(holder.id.index)).map_err(kernel_error)?;
     let own = configure::own_ips(prev, &container.id.name);
+    drift::forwarding(host, &own)?;
     for wanted in own.iter().filter_map(add::gateway_address) {
         if !present.iter().any(|a| a.ip == wanted) {
             return drift(format!("{} has lost the gateway address {wanted}", holder.id));

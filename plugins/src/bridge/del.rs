@@ -11,7 +11,7 @@ use crate::cable::Cable;
 use crate::error::gather;
 use crate::owner::Owner;
 use crate::spoof::{self, Guard};
-use crate::{ipam, kernel_error, masquerade, pod};
+use crate::{ipam, kernel_error, masquerade};
 
 /// Unmakes the attachment. The lease goes before the link, which a DHCP client needs to say so.
 ///
@@ -19,22 +19,13 @@ use crate::{ipam, kernel_error, masquerade, pod};
 /// The first with the others as details, after everything was tried.
 pub fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
     let conf = Conf::parse_for_del(&call.conf);
-    let mut outcomes = Vec::new();
-    let mut note = |outcome: Result<()>| outcomes.push(outcome);
-    let netns = pod::open_if_there(call.netns.as_deref()).unwrap_or_else(|e| {
-        note(Err(e));
-        None
-    });
-    let cable = Cable::find(call, netns.as_ref()).unwrap_or_else(|e| {
-        note(Err(e));
-        Cable::default()
-    });
+    let (cable, mut outcomes) = Cable::find(call);
     if !call.conf.ipam_type.is_empty() {
-        note(ipam::del(call));
+        outcomes.push(ipam::del(call));
     }
-    note(cable.delete(netns.as_ref()));
-    note(remove_rules(call, &conf, &cable));
-    note(remove_unused_gateway(&conf));
+    outcomes.push(cable.delete());
+    outcomes.push(remove_rules(call, &conf, &cable));
+    outcomes.push(remove_unused_gateway(&conf));
     gather(outcomes)
 }
 

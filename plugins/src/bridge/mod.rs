@@ -22,7 +22,7 @@ use kernel::nft::{self, Family};
 
 use crate::backend::Choice;
 use crate::error::gather;
-use crate::{cable, ipam, kernel_error, masquerade, spoof};
+use crate::{cable, ipam, kernel_error, masquerade, pod, spoof};
 
 pub(crate) use add::add_default_routes;
 pub use conf::{Conf, Vlans, parse_mtu};
@@ -66,6 +66,7 @@ impl Plugin for Bridge {
         if !call.conf.ipam_type.is_empty() {
             ipam::status(call)?;
         }
+        pod::may_attach()?;
         let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
         let taken = kernel::link::find(&mut host, &conf.bridge).map_err(kernel_error)?;
         if taken.is_some_and(|link| link.kind != "bridge") {

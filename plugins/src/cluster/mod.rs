@@ -77,6 +77,42 @@ impl Pods {
     }
 }
 
+/// What ADD begins with: the configuration, the overlay made what its peers ask for, and what pods are made with.
+///
+/// # Errors
+/// Bad configuration; the kernel's refusal; facts that are needed and not there yet.
+pub fn ensure(conf: &NetConf, kind: Kind) -> Result<(Conf, Pods)> {
+    begin(conf, kind, peers::ensure, Code::TRY_AGAIN)
+}
+
+/// What CHECK begins with: as [`ensure`], but the overlay is only looked at.
+///
+/// # Errors
+/// As [`ensure`]; drift of the overlay.
+pub fn check(conf: &NetConf, kind: Kind) -> Result<(Conf, Pods)> {
+    begin(conf, kind, peers::check, Code::TRY_AGAIN)
+}
+
+/// What STATUS begins with: as [`ensure`], but only asking whether it could be done.
+///
+/// # Errors
+/// As [`ensure`], with code 50 for what is not there yet.
+pub fn status(conf: &NetConf, kind: Kind) -> Result<(Conf, Pods)> {
+    begin(conf, kind, peers::status, Code::NOT_AVAILABLE)
+}
+
+fn begin(
+    conf: &NetConf,
+    kind: Kind,
+    peers: fn(&Conf, Kind) -> Result<Option<u32>>,
+    unready: Code,
+) -> Result<(Conf, Pods)> {
+    let cluster = Conf::parse(conf, kind)?;
+    let mtu = peers(&cluster, kind)?;
+    let pods = Pods::of(&cluster, kind, mtu, unready)?;
+    Ok((cluster, pods))
+}
+
 /// `conf` as the machinery below reads it: what the configuration leaves out is filled in, and masquerading is off,
 /// which here is the cluster's business.
 ///

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Dns, Error, IpConfig, Result};
+use cni::{AddResult, Call, Error, IpConfig, Result};
 use ipnetwork::IpNetwork;
 use kernel::addr::{self, Dad};
 use kernel::link::{self, Link, LinkId, Switch};
@@ -28,9 +28,9 @@ const CONTAINER: i64 = 1;
 /// # Errors
 /// Bad configuration, a refusal of the kernel or of the IPAM plug-in, an address that somebody else has.
 pub fn add(call: &Call<PathBuf>, peers: Option<&Static>, pods: &Pods) -> Result<AddResult> {
-    dns::choose(&call.conf, Dns::default())?;
+    let dns = dns::Said::parse(&call.conf)?;
     let pod = pod::open(&call.netns)?;
-    let (mut result, undo_lease) = lease(call)?;
+    let (mut result, undo_lease) = lease(call, &dns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let ifname = &call.attachment.ifname;
     let mac = host_mac();
@@ -67,7 +67,7 @@ pub fn add(call: &Call<PathBuf>, peers: Option<&Static>, pods: &Pods) -> Result<
 }
 
 /// The IPAM plug-in's addresses as hosts' behind this node, and the guard that gives the lease back.
-fn lease(call: &Call<PathBuf>) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
+fn lease(call: &Call<PathBuf>, dns: &dns::Said) -> Result<(AddResult, Undo<impl FnOnce() + use<>>)> {
     let mut result = ipam::add(call)?;
     let release = call.clone().into_del();
     let undo = Undo::new(move || {
@@ -85,7 +85,7 @@ fn lease(call: &Call<PathBuf>) -> Result<(AddResult, Undo<impl FnOnce() + use<>>
     }
     // One without next hop goes by the node, as the default route does; the same route twice is refused.
     add_default_routes(&mut result);
-    result.dns = dns::choose(&call.conf, result.dns)?;
+    result.dns = dns.or(result.dns);
     Ok((result, undo))
 }
 

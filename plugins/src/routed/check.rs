@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use cni::{AddResult, Call, Error, Result};
 use ipnetwork::IpNetwork;
-use kernel::link::{self, Link};
+use kernel::link::Link;
 use kernel::netlink::{Protocol, Socket};
 use kernel::sysctl::Keys;
-use kernel::{Mac, addr, route};
+use kernel::{addr, route};
 
 use super::add::{gateway_network, route_to};
 use super::host_mac;
 use crate::cluster::{self, Pods};
+use crate::drift::{self, drift};
 use crate::{configure, ipam, kernel_error, pod};
 
 /// Looks for drift. What a pod knows of its gateway's hardware address is not compared: where it has forgotten, proxy
@@ -27,52 +28,25 @@ pub fn check(call: &Call<PathBuf>, pods: &Pods) -> Result<()> {
     let pod = pod::open(&call.netns)?;
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let mut inside = Socket::open_in(&pod, Protocol::Route).map_err(kernel_error)?;
-    let container = check_container(&mut inside, prev, call.attachment.ifname.as_str())?;
+    let container = drift::container_end("routed", &mut inside, prev, call.attachment.ifname.as_str())?;
+    drift::is_up(&container)?;
     cluster::check_mtu(&container, pods)?;
     configure::check(&mut inside, &container.id, prev)?;
     check_host_end(&mut host, &container, prev)
 }
 
-fn drift<T>(what: String) -> Result<T> {
-    Err(Error::internal(what))
-}
-
-fn check_container(inside: &mut Socket, prev: &AddResult, ifname: &str) -> Result<Link> {
-    let Some(recorded) = prev.interfaces.iter().find(|i| i.name == ifname && !i.sandbox.is_empty()) else {
-        return drift(format!("routed: prevResult: it lists no {ifname} in a sandbox"));
-    };
-    let Some(container) = link::find(inside, ifname).map_err(kernel_error)? else {
-        return drift(format!("{ifname} is gone from the pod"));
-    };
-    if container.kind != "veth" {
-        return drift(format!("{ifname} is no veth but a {}", container.kind));
-    }
-    if !recorded.mac.is_empty() && recorded.mac.parse::<Mac>().ok() != container.mac {
-        return drift(format!("{ifname} has MAC {}, not {}", container.mac_text(), recorded.mac));
-    }
-    if !container.is_up() {
-        return drift(format!("{ifname} is down"));
-    }
-    Ok(container)
-}
-
 /// The host end is up, bears the address that pods know, answers for the gateway, and leads to each of the pod's
 /// addresses.
 fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Result<()> {
-    let peer = container.peer.unwrap_or_default();
-    let found = link::find_index(host, peer).map_err(kernel_error)?;
-    let Some(host_end) = found.filter(|l| l.kind == "veth" && l.peer == Some(container.id.index)) else {
-        return drift(format!("the host end of {} is gone", container.id));
-    };
+    let host_end = drift::host_end(host, container)?;
     let id = &host_end.id;
-    if !host_end.is_up() {
-        return drift(format!("{id} is down"));
-    }
+    drift::is_up(&host_end)?;
     if host_end.mac != Some(host_mac()) {
         return drift(format!("{id} has MAC {}, not {}", host_end.mac_text(), host_mac()));
     }
-    let own: Vec<IpNetwork> =
-        configure::own_ips(prev, &container.id.name).into_iter().map(|ip| ip.address).collect();
+    let own = configure::own_ips(prev, &container.id.name);
+    drift::forwarding(host, &own)?;
+    let own: Vec<IpNetwork> = own.into_iter().map(|ip| ip.address).collect();
     if own.iter().any(IpNetwork::is_ipv6) {
         let addresses = addr::list(host, Some(id.index)).map_err(kernel_error)?;
         if !addresses.iter().any(|address| address.ip == gateway_network()) {

@@ -15,11 +15,11 @@ mod check;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Code, GcCall, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, GcCall, Plugin, Result, StatusCall};
 use kernel::Mac;
 
 use crate::cable::{self, Cable};
-use crate::cluster::{self, Conf, Kind, Pods, masquerade, peers};
+use crate::cluster::{self, Kind, masquerade};
 use crate::error::gather;
 use crate::owner::Owner;
 use crate::{ipam, pod};
@@ -48,9 +48,7 @@ impl Plugin for Routed {
     }
 
     fn add(&self, call: &Call<PathBuf>) -> Result<AddResult> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::ensure(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::TRY_AGAIN)?;
+        let (cluster, pods) = cluster::ensure(&call.conf, KIND)?;
         let conf = cluster::fill_in(&call.conf, Some((&cluster, &pods)), &[]);
         add::add(&Call { conf, ..call.clone() }, cluster.peers.as_ref(), &pods)
     }
@@ -58,27 +56,17 @@ impl Plugin for Routed {
     fn del(&self, call: &Call<Option<PathBuf>>) -> Result<()> {
         let conf = cluster::fill_in_for_removal(&call.conf, KIND, &[]);
         let filled = Call { conf, ..call.clone() };
-        let mut outcomes = Vec::new();
-        let netns = pod::open_if_there(call.netns.as_deref()).unwrap_or_else(|e| {
-            outcomes.push(Err(e));
-            None
-        });
-        let cable = Cable::find(call, netns.as_ref()).unwrap_or_else(|e| {
-            outcomes.push(Err(e));
-            Cable::default()
-        });
+        let (cable, mut outcomes) = Cable::find(call);
         outcomes.push(ipam::del(&filled));
         // The host's routes go with the cable.
-        outcomes.push(cable.delete(netns.as_ref()));
+        outcomes.push(cable.delete());
         let owner = Owner::new(&call.conf.name, &call.attachment);
         outcomes.push(cluster::unmasquerade(&call.conf, KIND, &owner, &cable.ips));
         gather(outcomes)
     }
 
     fn check(&self, call: &Call<PathBuf>) -> Result<()> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::check(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::TRY_AGAIN)?;
+        let (cluster, pods) = cluster::check(&call.conf, KIND)?;
         let conf = cluster::fill_in(&call.conf, Some((&cluster, &pods)), &[]);
         check::check(&Call { conf, ..call.clone() }, &pods)?;
         cluster::check_masquerade(call, cluster.peers.as_ref())
@@ -93,10 +81,9 @@ impl Plugin for Routed {
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::status(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::NOT_AVAILABLE)?;
+        let (cluster, pods) = cluster::status(&call.conf, KIND)?;
         let conf = cluster::fill_in(&call.conf, Some((&cluster, &pods)), &[]);
-        ipam::status(&StatusCall { conf, ..call.clone() })
+        ipam::status(&StatusCall { conf, ..call.clone() })?;
+        pod::may_attach()
     }
 }

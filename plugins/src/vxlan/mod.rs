@@ -11,13 +11,13 @@
 
 use std::path::PathBuf;
 
-use cni::{AddResult, Call, Code, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
 use kernel::link;
 use kernel::netlink::{Protocol, Socket};
 use serde_json::{Value, json};
 
 use crate::bridge::Bridge;
-use crate::cluster::{self, Conf, Kind, Pods, masquerade, peers};
+use crate::cluster::{self, Conf, Kind, Pods, masquerade};
 use crate::error::gather;
 use crate::owner::Owner;
 use crate::{configure, kernel_error, pod};
@@ -35,9 +35,7 @@ impl Plugin for Vxlan {
     }
 
     fn add(&self, call: &Call<PathBuf>) -> Result<AddResult> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::ensure(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::TRY_AGAIN)?;
+        let (cluster, pods) = cluster::ensure(&call.conf, KIND)?;
         let on_bridge = with_conf(call, fill_in(&call.conf, &cluster, &pods));
         let mut result = Bridge.add(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))?;
         let finished = follow_mtu(&mut result, pods.mtu).and_then(|()| {
@@ -61,9 +59,7 @@ impl Plugin for Vxlan {
     }
 
     fn check(&self, call: &Call<PathBuf>) -> Result<()> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::check(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::TRY_AGAIN)?;
+        let (cluster, pods) = cluster::check(&call.conf, KIND)?;
         let on_bridge = with_conf(call, fill_in(&call.conf, &cluster, &pods));
         Bridge.check(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))?;
         let ifname = call.attachment.ifname.as_str();
@@ -82,9 +78,7 @@ impl Plugin for Vxlan {
     }
 
     fn status(&self, call: &StatusCall) -> Result<()> {
-        let cluster = Conf::parse(&call.conf, KIND)?;
-        let mtu = peers::status(&cluster, KIND)?;
-        let pods = Pods::of(&cluster, KIND, mtu, Code::NOT_AVAILABLE)?;
+        let (cluster, pods) = cluster::status(&call.conf, KIND)?;
         let on_bridge = StatusCall { conf: fill_in(&call.conf, &cluster, &pods), ..call.clone() };
         Bridge.status(&on_bridge).map_err(|error| cluster::in_own_name(KIND, error))
     }
