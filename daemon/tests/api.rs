@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use daemon::objects::WIREGUARD_KEY;
+use daemon::source::SourceState;
 use daemon::source::api::{self, Timing};
 use daemon::source::publish::{self, Wanted};
 use lab::apiserver::Streaming;
@@ -94,26 +95,28 @@ async fn a_burst_is_one_snapshot_and_heartbeats_are_none() {
 
 #[tokio::test]
 async fn a_server_may_stop_and_come_back() {
-    let mut cluster = Cluster::any().await;
-    cluster.put("a", "10.1.0.0/24").await;
-    cluster.nodes_are(&["a=10.1.0.0/24"]).await;
-    cluster.is_well().await;
-    cluster.stop();
-    cluster.state_is("no connection", |state| !state.is_connected).await;
-    cluster
-        .state_is("refused", |state| state.problems.iter().any(|p| p.contains("Connection refused")))
-        .await;
-    assert!(cluster.feed.state.borrow().restarts["connect"] > 0);
-    assert_eq!(cluster.feed.objects.borrow().as_ref().unwrap().nodes.len(), 1);
-    cluster.resume().await;
-    cluster.put("b", "10.2.0.0/24").await;
-    cluster.nodes_are(&["a=10.1.0.0/24", "b=10.2.0.0/24"]).await;
-    cluster.is_well().await;
+    for is_gentle in [false, true] {
+        let mut cluster = Cluster::any().await;
+        cluster.put("a", "10.1.0.0/24").await;
+        cluster.nodes_are(&["a=10.1.0.0/24"]).await;
+        cluster.is_well().await;
+        cluster.stop(is_gentle);
+        cluster.state_is("no connection", |state| !state.is_connected).await;
+        let is_refused =
+            |state: &SourceState| state.problems.iter().any(|p| p.contains("Connection refused"));
+        cluster.state_is("refused", is_refused).await;
+        assert!(cluster.feed.state.borrow().restarts["connect"] > 0);
+        assert_eq!(cluster.feed.objects.borrow().as_ref().unwrap().nodes.len(), 1);
+        cluster.resume().await;
+        cluster.put("b", "10.2.0.0/24").await;
+        cluster.nodes_are(&["a=10.1.0.0/24", "b=10.2.0.0/24"]).await;
+        cluster.is_well().await;
+    }
 }
 
 #[tokio::test]
-async fn a_list_is_one_stream_or_some_pages() {
-    let names: Vec<String> = (0..250).map(|i| format!("n{i:03}")).collect();
+async fn a_list_of_a_thousand_nodes_is_one_stream_or_ten_pages() {
+    let names: Vec<String> = (0..1000).map(|i| format!("n{i:03}")).collect();
     for streaming in [Streaming::Served, Streaming::Refused] {
         let mut cluster = Cluster::any_with(streaming, hurried()).await;
         cluster.nodes_are(&[]).await;
@@ -122,15 +125,15 @@ async fn a_list_is_one_stream_or_some_pages() {
         let mut second = api::run(cluster.config.clone());
         let first = tokio::time::timeout(DEADLINE, second.objects.wait_for(Option::is_some)).await;
         let first = first.expect("a list").unwrap().clone().unwrap();
-        assert_eq!(first.nodes.len(), 250, "{streaming:?}: half a list was published");
+        assert_eq!(first.nodes.len(), 1000, "{streaming:?}: half a list was published");
         cluster.delete("n000").await;
-        let gone = second.objects.wait_for(|objects| objects.as_ref().unwrap().nodes.len() == 249);
+        let gone = second.objects.wait_for(|objects| objects.as_ref().unwrap().nodes.len() == 999);
         let gone = tokio::time::timeout(DEADLINE, gone).await.map(|found| found.is_ok());
         assert_eq!(gone, Ok(true), "the watch goes on where the list stood");
         let requests = cluster.requests();
         let pages = requests.iter().filter(|request| *request == "list nodes").count();
         // The first source listed no node at all, so one page.
-        assert_eq!(pages, if streaming == Streaming::Served { 0 } else { 1 + 3 }, "{requests:?}");
+        assert_eq!(pages, if streaming == Streaming::Served { 0 } else { 1 + 10 }, "{requests:?}");
     }
 }
 
@@ -158,9 +161,7 @@ async fn a_server_that_has_no_time_is_left_alone_for_as_long_as_it_says() {
     cluster.nodes_are(&["a=10.1.0.0/24"]).await;
     cluster.throttle().await;
     let refusals = |count: u64| {
-        move |state: &daemon::source::SourceState| {
-            state.restarts.get("429").is_some_and(|times| *times >= count)
-        }
+        move |state: &SourceState| state.restarts.get("429").is_some_and(|times| *times >= count)
     };
     cluster.state_is("a refusal", refusals(1)).await;
     let first = tokio::time::Instant::now();

@@ -145,8 +145,8 @@ impl Cluster {
     }
 
     /// Answers the source with 429, and 1 s to wait.
-    pub async fn throttle(&self) {
-        match &self.server {
+    pub async fn throttle(&mut self) {
+        match &mut self.server {
             Server::StandIn(server) => {
                 server.misbehave(Target::Any, Misbehaviour::Status(429, Some(1)), usize::MAX);
             }
@@ -155,8 +155,8 @@ impl Cluster {
     }
 
     /// Takes [`Cluster::throttle`] back.
-    pub async fn relent(&self) {
-        match &self.server {
+    pub async fn relent(&mut self) {
+        match &mut self.server {
             Server::StandIn(server) => server.behave(),
             Server::Real(server) => server.relent().await,
         }
@@ -216,11 +216,15 @@ impl Cluster {
         }
     }
 
-    /// Ends the server as a power cut would.
-    pub fn stop(&mut self) {
+    /// Ends the server as an update of it would, watches first, or as a power cut would.
+    pub fn stop(&mut self, is_gentle: bool) {
         match &mut self.server {
+            Server::StandIn(server) if is_gentle => {
+                server.close_watches();
+                server.stop();
+            }
             Server::StandIn(server) => server.stop(),
-            Server::Real(server) => server.stop(),
+            Server::Real(server) => server.stop(is_gentle),
         }
     }
 

@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame};
+use hyper_util::rt::TokioExecutor;
 use kube::Client;
-use kube::client::Body;
+use kube::client::{Body, ConfigExt};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 /// The token of a user who may do everything.
 const ADMIN: &str = "admin-token";
@@ -40,6 +44,8 @@ pub struct KubeApiserver {
     server: Option<Child>,
     admin: Client,
     storage: Client,
+    /// What occupies the source's priority level.
+    occupant: Option<JoinHandle<()>>,
 }
 
 impl KubeApiserver {
@@ -71,8 +77,18 @@ impl KubeApiserver {
         let storage = Client::try_from(storage).unwrap();
         let assets = assets.to_owned();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut server =
-            KubeApiserver { assets, dir, flags, etcd, etcd_port, port, server: None, admin, storage };
+        let mut server = KubeApiserver {
+            assets,
+            dir,
+            flags,
+            etcd,
+            etcd_port,
+            port,
+            server: None,
+            admin,
+            storage,
+            occupant: None,
+        };
         server.resume().await;
         server.grant().await;
         server
@@ -83,12 +99,16 @@ impl KubeApiserver {
         self.dir.path().join("kubeconfig")
     }
 
-    /// Kills kube-apiserver; etcd keeps what it has.
-    pub fn stop(&mut self) {
-        if let Some(mut server) = self.server.take() {
+    /// Ends kube-apiserver by SIGTERM or kills it; etcd keeps what it has.
+    pub fn stop(&mut self, is_gentle: bool) {
+        let Some(mut server) = self.server.take() else { return };
+        if is_gentle {
+            let pid = server.id().to_string();
+            assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        } else {
             server.kill().unwrap();
-            server.wait().unwrap();
         }
+        server.wait().unwrap();
     }
 
     /// Starts kube-apiserver and waits until it is ready.
@@ -101,6 +121,8 @@ impl KubeApiserver {
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
             .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/24"])
             .args(["--service-account-issuer=https://kubernetes.default.svc"])
+            // Otherwise SIGTERM leaves watches open for a minute.
+            .args(["--shutdown-watch-termination-grace-period=1s"])
             .arg("--cert-dir")
             .arg(dir.join("certificates"))
             .arg("--token-auth-file")
@@ -156,8 +178,9 @@ impl KubeApiserver {
         self.until("DELETE", &format!("{ACCOUNTS}/bowline"), &Value::Null, &[200]).await;
     }
 
-    /// Sends the source to a priority level without a seat: every request of it is answered with 429.
-    pub async fn throttle(&self) {
+    /// Sends the source to a priority level without shares, where requests are served one by one, and occupies it: every
+    /// other request is answered with 429.
+    pub async fn throttle(&mut self) {
         let level = json!({"metadata": {"name": "jail"}, "spec": {"type": "Limited", "limited": {
             "nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"},
         }}});
@@ -175,17 +198,28 @@ impl KubeApiserver {
         for (kind, object) in [("prioritylevelconfigurations", level), ("flowschemas", schema)] {
             self.until("POST", &format!("{FLOW_CONTROL}/{kind}"), &object, &[201]).await;
         }
+        self.occupant = Some(tokio::spawn(occupy(self.port, self.token())));
+    }
+
+    /// The token of the source.
+    fn token(&self) -> String {
+        let kubeconfig = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let kubeconfig: Value = serde_json::from_str(&kubeconfig).unwrap();
+        kubeconfig["users"][0]["user"]["token"].as_str().unwrap().to_owned()
     }
 
     /// Takes [`KubeApiserver::throttle`] back.
-    pub async fn relent(&self) {
+    pub async fn relent(&mut self) {
+        if let Some(occupant) = self.occupant.take() {
+            occupant.abort();
+        }
         self.until("DELETE", &format!("{FLOW_CONTROL}/flowschemas/jail"), &Value::Null, &[200]).await;
     }
 
     /// Stops kube-apiserver, deletes a node and all history in etcd, and starts it again: what a source misses when
     /// the server is away for longer than history is kept.
     pub async fn lose_history(&mut self, name: &str) {
-        self.stop();
+        self.stop(false);
         let key = BASE64_STANDARD.encode(format!("/registry/minions/{name}"));
         let deleted = self.store("/v3/kv/deleterange", &json!({"key": key})).await;
         assert_eq!(deleted["deleted"], "1", "{deleted}");
@@ -260,7 +294,7 @@ impl KubeApiserver {
 
 impl Drop for KubeApiserver {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(false);
         // It may have ended by itself.
         let _ = self.etcd.kill();
         let _ = self.etcd.wait();
@@ -268,8 +302,8 @@ impl Drop for KubeApiserver {
 }
 
 async fn send(to: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
-    let content_type =
-        if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+    // Not a strategic one: it takes addresses of one type for one address.
+    let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
     let request = hyper::Request::builder().method(method).uri(path).header("content-type", content_type);
     let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     match to.send(request.body(Body::from(bytes)).unwrap()).await {
@@ -280,6 +314,27 @@ async fn send(to: &Client, method: &str, path: &str, body: &Value) -> (u16, Valu
             (code, serde_json::from_slice(&bytes).unwrap_or_default())
         }
         Err(error) => (0, json!(error.to_string())),
+    }
+}
+
+/// Sends a patch whose end never comes: the server reads on and on. Again, where it was refused or given up.
+async fn occupy(port: u16, token: String) {
+    let url = format!("https://127.0.0.1:{port}");
+    let mut config = kube::Config::new(url.parse().unwrap());
+    config.accept_invalid_certs = true;
+    let connector = config.rustls_https_connector().unwrap();
+    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    loop {
+        let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+        let request = hyper::Request::builder()
+            .method("PATCH")
+            .uri(format!("{url}/api/v1/nodes/nobody/status"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/merge-patch+json")
+            .body(body)
+            .unwrap();
+        // Whatever the answer is.
+        let _ = client.request(request).await;
     }
 }
 
