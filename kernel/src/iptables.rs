@@ -15,6 +15,10 @@ use crate::nft;
 use crate::program::{self, Outcome};
 use crate::{Errno, Error, Result};
 
+mod host;
+
+pub use host::Version;
+
 /// How often a plan is made anew because the table changed under it.
 const TRIES: usize = 30;
 /// Seconds to wait for the lock that all legacy iptables programs share.
@@ -36,6 +40,8 @@ pub enum Table {
     Nat,
     /// Accept and drop.
     Filter,
+    /// Changes of packets.
+    Mangle,
 }
 
 /// Where iptables keeps its rules.
@@ -72,6 +78,7 @@ impl Table {
         match self {
             Table::Nat => "nat",
             Table::Filter => "filter",
+            Table::Mangle => "mangle",
         }
     }
 }
@@ -346,14 +353,15 @@ impl Iptables {
         refusal.map_or(Ok(false), Err)
     }
 
-    /// The program for `role`; systems with one variant only may not have it under the variant's name.
+    /// The program for `role`, that without one for none; systems with one variant only may not have it under the variant's name.
     fn program(self, role: &str) -> Result<PathBuf> {
         let prefix = self.family.prefix();
-        let plain = format!("{prefix}-{role}");
+        let suffix = if role.is_empty() { String::new() } else { format!("-{role}") };
+        let plain = format!("{prefix}{suffix}");
         let special = match self.variant {
             Variant::Host => None,
-            Variant::Nft => program::find(&format!("{prefix}-nft-{role}")),
-            Variant::Legacy => program::find(&format!("{prefix}-legacy-{role}")),
+            Variant::Nft => program::find(&format!("{prefix}-nft{suffix}")),
+            Variant::Legacy => program::find(&format!("{prefix}-legacy{suffix}")),
         };
         special.or_else(|| program::find(&plain)).ok_or_else(|| Error::Invalid {
             what: format!("the program {plain} is not installed (looked in PATH and the sbin directories)"),

@@ -9,6 +9,7 @@
 //! everything but is some 8 MB of generated source. What is left is an attribute writer, an attribute reader and a
 //! socket: [`netlink`].
 
+pub mod acct;
 pub mod addr;
 pub mod bridge;
 pub mod conntrack;

@@ -15,16 +15,19 @@ use crate::state::{Protocol, ServicePortName};
 pub enum Mode {
     /// A table of nf_tables, by netlink.
     Nftables,
+    /// kube-proxy's chains, by iptables.
+    Iptables,
 }
 
 impl Mode {
     /// Every one, the preferred first.
-    pub const ALL: [Mode; 1] = [Mode::Nftables];
+    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
 
     /// As configurations call it.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
         }
     }
 

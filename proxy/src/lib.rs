@@ -11,6 +11,7 @@
 pub mod conntrack;
 mod dataplane;
 pub mod engine;
+pub mod iptables;
 pub mod nftables;
 mod options;
 pub mod plan;

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proxy::nftables::Nftables;
 use proxy::plan::DetectLocal;
 use proxy::state::{
     Endpoint, EndpointSlice, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName,
     ServicePort, SlicePort,
 };
 use proxy::{Dataplane as _, DualStack, Family, ServicePlan, Settings, Snapshot};
+use support::backend::Backend;
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -194,11 +194,10 @@ proptest! {
     }
 }
 
-#[test]
-fn syncing_changes_is_syncing_everything() {
+fn syncing_changes_is_syncing_everything(backend: Backend, cases: u32) {
     let space = lab::Space::new_node().expect("a namespace needs root");
-    let open = || space.run(|| Nftables::open(Family::V4)).expect("nf_tables");
-    let config = ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() };
+    let open = || backend.open(&space, Family::V4);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let law = |steps: Vec<Vec<Change>>| {
         let mut snapshot = nothing();
         let mut plan = ServicePlan::new(&snapshot, &settings(), Family::V4);
@@ -209,6 +208,7 @@ fn syncing_changes_is_syncing_everything() {
             let touched = plan.update(&snapshot, &changed);
             let partial = dataplane.sync(&plan, Some(&touched)).expect("a partial sync");
             prop_assert!(!partial.is_full);
+            prop_assert_eq!(dataplane.drift(&plan).expect("a reading"), Vec::<String>::new());
             let after = dataplane.list().expect("a listing");
             let full = dataplane.sync(&plan, None).expect("a full sync");
             prop_assert_eq!(full.elements, 0, "a full sync finds nothing to do");
@@ -225,5 +225,20 @@ fn syncing_changes_is_syncing_everything() {
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     runner.run(&steps(), law).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(space.sh("nft list ruleset"), "", "cleanup leaves no trace");
+    assert_eq!(backend.traces(&space), "", "cleanup leaves no trace");
+}
+
+#[test]
+fn syncing_changes_by_nftables_is_syncing_everything() {
+    syncing_changes_is_syncing_everything(Backend::Nftables, 80);
+}
+
+#[test]
+fn syncing_changes_by_iptables_is_syncing_everything() {
+    syncing_changes_is_syncing_everything(Backend::IptablesNft, 20);
+}
+
+#[test]
+fn syncing_changes_by_legacy_iptables_is_syncing_everything() {
+    syncing_changes_is_syncing_everything(Backend::IptablesLegacy, 20);
 }

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proxy::nftables::Nftables;
 use proxy::plan::{Packet, Verdict};
 use proxy::state::{
     Endpoint, EndpointSlice, Ingress, IngressMode, Protocol, Service, ServiceKind, ServiceName, ServicePort,
     SlicePort, ip, network,
 };
 use proxy::{Dataplane as _, DualStack, Family, ServicePlan, Settings, Snapshot};
+use support::backend::Backend;
 
 fn service(name: &str, cluster_ip: &str, ports: u16) -> Service {
     let port = |number: u16| ServicePort {
@@ -51,7 +51,7 @@ fn with_good(add: impl FnOnce(&mut Snapshot)) -> Snapshot {
     snapshot
 }
 
-/// Plans and programs it; the plan, after the good Service was found to be served.
+/// Plans it and programs it by every dataplane; the plan, after the good Service was found to be served.
 fn carried(snapshot: &Snapshot) -> ServicePlan {
     let plan = ServicePlan::new(snapshot, &Settings::default(), Family::V4);
     let packet = Packet {
@@ -62,11 +62,13 @@ fn carried(snapshot: &Snapshot) -> ServicePlan {
     };
     let served = vec![("10.1.0.9:8080".parse().expect("an address"), 1.0)];
     assert_eq!(plan.trace(&packet).verdict, Verdict::Endpoints(served));
-    let space = lab::Space::new_node().expect("a namespace needs root");
-    let mut dataplane = space.run(|| Nftables::open(Family::V4)).expect("nf_tables");
-    dataplane.sync(&plan, None).expect("the kernel takes it");
-    let again = dataplane.sync(&plan, None).expect("a second sync");
-    assert_eq!(again.requests, 0, "a second sync emits nothing");
+    for backend in Backend::ALL {
+        let space = lab::Space::new_node().expect("a namespace needs root");
+        let mut dataplane = backend.open(&space, Family::V4);
+        dataplane.sync(&plan, None).expect("the kernel takes it");
+        let again = dataplane.sync(&plan, None).expect("a second sync");
+        assert_eq!(again.requests, 0, "{backend:?}: a second sync emits nothing");
+    }
     plan
 }
 

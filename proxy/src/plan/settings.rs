@@ -92,6 +92,8 @@ pub struct Site {
     pub masquerade_mark: u32,
     /// Where NodePorts answer.
     pub node_ports: NodePorts,
+    /// Whether NodePorts are asked for on loopback too. Only dataplanes that can serve them there take notice.
+    pub has_loopback_node_ports: bool,
     /// Where ClusterIPs come from; none lies in another.
     pub service_cidrs: Vec<IpNetwork>,
     /// The node's addresses that are not loopback, sorted.
@@ -126,6 +128,7 @@ impl Site {
             masquerade_all: settings.masquerade_all,
             masquerade_mark: 1 << (settings.masquerade_bit % 32),
             node_ports: node_ports(settings, family, node_ip, &addresses),
+            has_loopback_node_ports: has_loopback(settings, family, node_ip),
             service_cidrs: outermost(snapshot.service_cidrs.iter().copied(), family),
             addresses,
             node: Arc::clone(&node.name),
@@ -150,6 +153,20 @@ fn node_ports(
             }
             let within = |ip: &&IpAddr| networks.iter().any(|network| network.contains(**ip));
             NodePorts::On(addresses.iter().filter(within).copied().collect())
+        }
+    }
+}
+
+fn has_loopback(settings: &Settings, family: Family, node_ip: Option<IpAddr>) -> bool {
+    let loopback = match family {
+        Family::V4 => IpAddr::from([127, 0, 0, 1]),
+        Family::V6 => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+    };
+    match &settings.node_port_addresses {
+        NodePortAddresses::Primary => node_ip.is_none(),
+        NodePortAddresses::Within(networks) => {
+            let mut networks = networks.iter().filter(|n| Family::of_network(**n) == family).peekable();
+            networks.peek().is_none() || networks.any(|network| network.contains(loopback))
         }
     }
 }

@@ -48,6 +48,8 @@ impl World {
             node.sh(&format!("ip {flag} route add default via {out} dev eth0 src {own}"));
         }
         node.write("/proc/sys/net/ipv4/ip_forward", "1");
+        // What the iptables dataplane needs for node ports on loopback.
+        node.write("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
         node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
         // One rejection per second is what the kernel allows otherwise.
         node.write("/proc/sys/net/ipv6/icmp/ratelimit", "0");

@@ -1,6 +1,7 @@
 //! A small world for flow rows: two families, one Service, an endpoint here and one elsewhere.
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses part of it")]
 
+pub mod backend;
 pub mod lab;
 pub mod row;
 

@@ -1,0 +1,329 @@
+//! What is special about the iptables dataplane: kube-proxy's dialect, its heirs, and other users of the same tables.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lab::Space;
+use proxy::plan::{DetectLocal, NodePortAddresses};
+use proxy::state::{
+    Endpoint, EndpointSlice, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName,
+    ServicePort, SlicePort, ip, network,
+};
+use proxy::{Dataplane as _, DualStack, Family, ServicePlan, Settings, Snapshot};
+use support::backend::{Backend, Inside};
+
+const VARIANTS: [(Backend, &str); 2] = [(Backend::IptablesNft, "nft"), (Backend::IptablesLegacy, "legacy")];
+
+fn address(text: &str) -> IpAddr {
+    ip(text).expect("an address")
+}
+
+/// A Service with these ports: name, protocol, port, node port; and its endpoints' ports.
+struct Sketch {
+    service: Service,
+    slice: EndpointSlice,
+}
+
+impl Sketch {
+    fn new(namespace: &str, name: &str, cluster_ip: &str) -> Self {
+        let name = ServiceName::new(namespace, name);
+        let cluster_ips = DualStack { v4: ip(cluster_ip), v6: None };
+        let service = Service { cluster_ips, kind: ServiceKind::NodePort, ..Service::new(name.clone()) };
+        Sketch { service, slice: EndpointSlice::new(name, Family::V4) }
+    }
+
+    fn port(mut self, name: &str, protocol: Protocol, (port, node_port): (u16, u16), target: u16) -> Self {
+        self.service.ports.push(ServicePort { name: name.into(), protocol, port, node_port });
+        self.slice.ports.push(SlicePort { name: name.into(), protocol, port: target });
+        self
+    }
+
+    /// The first one on this node.
+    fn endpoints(mut self, ips: &[&str]) -> Self {
+        for (index, ip) in ips.iter().enumerate() {
+            let node = if index == 0 { "here" } else { "there" };
+            self.slice.endpoints.push(Endpoint { node: Some(node.into()), ..Endpoint::new(address(ip)) });
+        }
+        self
+    }
+
+    fn enter(self, snapshot: &mut Snapshot) {
+        snapshot.set_service(self.service);
+        snapshot.set_slice("only", self.slice);
+    }
+}
+
+/// A cluster as a book would show it.
+fn cluster() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.node = support::node().into();
+    let https = (443, 0);
+    Sketch::new("default", "kubernetes", "10.96.0.1")
+        .port("https", Protocol::Tcp, https, 6443)
+        .endpoints(&["192.0.2.1"])
+        .enter(&mut snapshot);
+    Sketch::new("kube-system", "kube-dns", "10.96.0.10")
+        .port("dns", Protocol::Udp, (53, 0), 53)
+        .port("dns-tcp", Protocol::Tcp, (53, 0), 53)
+        .endpoints(&["10.244.0.2", "10.244.1.3"])
+        .enter(&mut snapshot);
+    let mut web = Sketch::new("default", "web", "10.96.0.20").port("", Protocol::Tcp, (80, 30080), 8080);
+    web.service.affinity = Some(Duration::from_secs(10800));
+    web.endpoints(&["10.244.0.6", "10.244.1.6", "10.244.2.6"]).enter(&mut snapshot);
+    let mut shop = Sketch::new("prod", "shop", "10.96.0.30").port("https", Protocol::Tcp, (443, 31443), 8443);
+    shop.service.kind = ServiceKind::LoadBalancer;
+    shop.service.external_policy = Policy::Local;
+    shop.service.health_check_node_port = 31500;
+    shop.service.ingress = vec![Ingress { ip: address("203.0.113.10"), mode: IngressMode::Vip }];
+    shop.service.external_ips = vec![address("203.0.113.20")];
+    shop.service.source_ranges = network("198.51.100.0/24").into_iter().collect();
+    shop.endpoints(&["10.244.0.4", "10.244.1.5"]).enter(&mut snapshot);
+    Sketch::new("prod", "empty", "10.96.0.40")
+        .port("http", Protocol::Tcp, (80, 30081), 8080)
+        .enter(&mut snapshot);
+    snapshot
+}
+
+fn settings() -> Settings {
+    Settings {
+        detect_local: DetectLocal::ClusterCidr(DualStack { v4: network("10.244.0.0/16"), v6: None }),
+        node_port_addresses: NodePortAddresses::Within(Vec::new()),
+        ..Settings::default()
+    }
+}
+
+/// A node whose only user is this test.
+struct Stage {
+    space: Space,
+    backend: Backend,
+    variant: &'static str,
+    snapshot: Snapshot,
+    plan: ServicePlan,
+    dataplane: Inside,
+}
+
+impl Stage {
+    fn new((backend, variant): (Backend, &'static str)) -> Stage {
+        let space = Space::new_node().expect("a namespace needs root");
+        let snapshot = cluster();
+        let plan = ServicePlan::new(&snapshot, &settings(), Family::V4);
+        let dataplane = backend.open(&space, Family::V4);
+        Stage { space, backend, variant, snapshot, plan, dataplane }
+    }
+
+    fn synced(which: (Backend, &'static str)) -> Stage {
+        let mut stage = Stage::new(which);
+        stage.dataplane.sync(&stage.plan, None).expect("a sync");
+        stage
+    }
+
+    fn save(&self) -> String {
+        saved(&self.space.sh(&format!("iptables-{}-save", self.variant)))
+    }
+
+    fn restore(&self, script: &str) {
+        let program = format!("iptables-{}-restore", self.variant);
+        let output = self.space.output(&program, &["--noflush"], script.as_bytes());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn iptables(&self, args: &str) {
+        self.space.sh(&format!("iptables-{} {args}", self.variant));
+    }
+
+    /// Other endpoints for default/web, synced as a change; the lines sent.
+    fn web(&mut self, ips: &[&str]) -> kernel::Result<usize> {
+        let sketch = Sketch::new("default", "web", "10.96.0.20").port("", Protocol::Tcp, (80, 30080), 8080);
+        self.snapshot.set_slice("only", sketch.endpoints(ips).slice);
+        let touched = self.plan.update(&self.snapshot, &BTreeSet::from([ServiceName::new("default", "web")]));
+        self.dataplane.sync(&self.plan, Some(&touched)).map(|report| report.requests)
+    }
+}
+
+/// A listing with chains in the order of their names, without counters, built-in chains and times.
+fn saved(text: &str) -> String {
+    #[derive(Default)]
+    struct Table<'a> {
+        chains: BTreeSet<&'a str>,
+        rules: BTreeMap<&'a str, Vec<&'a str>>,
+    }
+    let mut tables: BTreeMap<&str, Table<'_>> = BTreeMap::new();
+    let mut table = "";
+    for line in text.lines() {
+        if line.starts_with('*') {
+            table = line;
+        } else if let Some(chain) = line.split(' ').next().filter(|chain| chain.starts_with(":KUBE")) {
+            tables.entry(table).or_default().chains.insert(chain);
+        } else if let Some(chain) = line.strip_prefix("-A ").and_then(|rest| rest.split(' ').next()) {
+            tables.entry(table).or_default().rules.entry(chain).or_default().push(line);
+        }
+    }
+    let mut lines = Vec::new();
+    for (table, Table { chains, rules }) in tables {
+        lines.push(table);
+        lines.extend(chains);
+        lines.extend(rules.into_values().flatten());
+    }
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn the_listing_is_that_of_a_cluster_book() {
+    let golden = include_str!("golden/iptables-save.txt");
+    for which in VARIANTS {
+        let stage = Stage::synced(which);
+        let got = stage.save();
+        let differ: Vec<String> = golden
+            .lines()
+            .filter(|line| !got.contains(*line))
+            .map(|line| format!("- {line}"))
+            .chain(got.lines().filter(|line| !golden.contains(*line)).map(|line| format!("+ {line}")))
+            .collect();
+        assert!(differ.is_empty(), "{which:?}\n{}", differ.join("\n"));
+        assert_eq!(got, golden, "{which:?}: the order");
+    }
+}
+
+#[test]
+fn one_endpoint_touches_its_service_ports_chains_alone() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let before = stage.save();
+        let lines = stage.web(&["10.244.0.6", "10.244.1.6"]).expect("a sync");
+        // KUBE-SVC with a mark, two remembered and two random picks; an endpoint's chain goes.
+        assert_eq!(lines, 1 + 5 + 1, "{which:?}");
+        let lines = stage.web(&["10.244.0.6", "10.244.1.6", "10.244.2.6"]).expect("a sync");
+        assert_eq!(lines, 1 + 7 + 1 + 2, "{which:?}");
+        assert_eq!(stage.save(), before);
+        assert_eq!(stage.web(&["10.244.0.6", "10.244.1.6", "10.244.2.6"]).expect("a sync"), 0);
+    }
+}
+
+#[test]
+fn rules_of_an_older_kube_proxy_are_taken_over() {
+    for which in VARIANTS {
+        let mut stage = Stage::new(which);
+        // Its listing, with a Service of yesterday, in another order, and with a chain that newer ones have not.
+        let golden = include_str!("golden/iptables-save.txt");
+        let mut script = String::new();
+        for line in golden.lines() {
+            match line.split_at(1) {
+                ("*", _) if !script.is_empty() => script += &format!("COMMIT\n{line}\n"),
+                (":", _) => script += &format!("{line} - [0:0]\n"),
+                _ => script += &format!("{line}\n"),
+            }
+        }
+        script += ":KUBE-XLB-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n\
+                   -A KUBE-XLB-AAAAAAAAAAAAAAAA -j KUBE-SVC-AAAAAAAAAAAAAAAA\n\
+                   -I KUBE-SERVICES -d 10.96.9.9/32 -p tcp -m tcp --dport 80 -j KUBE-XLB-AAAAAAAAAAAAAAAA\nCOMMIT\n";
+        // Opening the dataplane has looked for the kernel's counters; the rules need them.
+        stage.dataplane.sync(&stage.plan, None).expect("a sync");
+        stage.dataplane.cleanup().expect("a cleanup");
+        let counters = stage.backend.open(&stage.space, Family::V4).sync(&stage.plan, None);
+        counters.expect("a sync");
+        for table in ["filter", "nat", "mangle"] {
+            stage.iptables(&format!("-t {table} -F"));
+            stage.iptables(&format!("-t {table} -X"));
+        }
+        stage.restore(&script);
+        let mut heir = stage.backend.open(&stage.space, Family::V4);
+        let drift = heir.drift(&stage.plan).expect("a reading");
+        assert_eq!(drift.len(), 3, "{which:?} {drift:?}");
+        let report = heir.sync(&stage.plan, None).expect("a sync");
+        assert_eq!(report.requests, 3, "one rule and two chains go");
+        assert_eq!(stage.save(), golden, "{which:?}");
+    }
+}
+
+#[test]
+fn what_others_flush_is_noticed_and_mended() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let before = stage.save();
+        assert!(!stage.dataplane.is_flushed().expect("an answer"));
+        for table in ["filter", "nat", "mangle"] {
+            stage.iptables(&format!("-t {table} -F"));
+            stage.iptables(&format!("-t {table} -X"));
+        }
+        assert!(stage.dataplane.is_flushed().expect("an answer"), "{which:?}");
+        assert!(!stage.dataplane.drift(&stage.plan).expect("a reading").is_empty());
+        stage.dataplane.sync(&stage.plan, None).expect("a sync");
+        assert_eq!(stage.save(), before, "{which:?}");
+        assert!(!stage.dataplane.is_flushed().expect("an answer"));
+    }
+}
+
+#[test]
+fn damage_is_named_and_a_failed_change_is_followed_by_everything() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let before = stage.save();
+        let rule =
+            before.lines().find(|line| line.contains("default/web cluster IP")).expect("a rule").to_owned();
+        stage.restore(&format!("*nat\n{}\nCOMMIT\n", rule.replacen("-A", "-D", 1)));
+        stage.iptables("-t nat -D PREROUTING 1");
+        let drift = stage.dataplane.drift(&stage.plan).expect("a reading");
+        assert_eq!(drift.len(), 2, "{which:?} {drift:?}");
+        assert!(
+            drift[0].starts_with("table nat: chain KUBE-SERVICES gets the rule -d 10.96.0.20/32 "),
+            "{drift:?}"
+        );
+        // The last endpoint goes, and with it that rule, which is gone already.
+        stage.web(&[]).expect_err("there is nothing to delete");
+        assert!(stage.web(&["10.244.0.6", "10.244.1.6", "10.244.2.6"]).expect("a sync") > 0);
+        assert_eq!(stage.dataplane.drift(&stage.plan).expect("a reading"), Vec::<String>::new());
+        let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(sorted(&stage.save()), sorted(&before), "{which:?}");
+    }
+}
+
+#[test]
+fn cleanup_leaves_what_is_not_ours() {
+    for which in VARIANTS {
+        let mut stage = Stage::new(which);
+        let foreign = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n*filter\n:KUBE-FIREWALL - [0:0]\n:MINE - [0:0]\n\
+                       -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP\n-A INPUT -j KUBE-FIREWALL\n-A FORWARD -j MINE\nCOMMIT\n";
+        stage.restore(foreign);
+        stage.dataplane.sync(&stage.plan, None).expect("a sync");
+        stage.restore("*nat\n:CNI-SETMARK - [0:0]\n-A CNI-SETMARK -j KUBE-MARK-MASQ\nCOMMIT\n");
+        stage.dataplane.cleanup().expect("a cleanup");
+        let expected = "*filter\n:KUBE-FIREWALL\n-A FORWARD -j MINE\n-A INPUT -j KUBE-FIREWALL\n\
+            -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP\n\
+            -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment \"block incoming localnet connections\" \
+            -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP\n-A OUTPUT -j KUBE-FIREWALL\n\
+            *mangle\n:KUBE-KUBELET-CANARY\n*nat\n:KUBE-MARK-MASQ\n-A CNI-SETMARK -j KUBE-MARK-MASQ\n\
+            -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n";
+        assert_eq!(stage.save(), expected, "{which:?}");
+        stage.dataplane.cleanup().expect("twice is nothing more");
+        assert_eq!(stage.save(), expected, "{which:?}");
+    }
+}
+
+#[test]
+fn the_variant_is_the_kubelets() {
+    use kernel::iptables::{Family as ProgramFamily, Iptables, Variant};
+    use kernel::netlink::{Protocol, Socket};
+    let chosen = |script: &[(&str, &str)]| {
+        let space = Space::new_node().expect("a namespace needs root");
+        for (program, text) in script {
+            let output = space.output(program, &["--noflush"], text.as_bytes());
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        space.run(|| {
+            let mut socket = Socket::open(Protocol::Netfilter).expect("a socket");
+            Iptables::in_use(&mut socket, ProgramFamily::V4).expect("a choice").variant
+        })
+    };
+    const RULE: &str = "*filter\n-A INPUT -s 192.0.2.1/32 -j ACCEPT\nCOMMIT\n";
+    const HINT: &str = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";
+    const CANARY: &str = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
+    let (nft, legacy) = ("iptables-nft-restore", "iptables-legacy-restore");
+    assert_eq!(chosen(&[]), Variant::Nft);
+    assert_eq!(chosen(&[(legacy, RULE)]), Variant::Legacy);
+    assert_eq!(chosen(&[(legacy, RULE), (nft, RULE)]), Variant::Nft);
+    assert_eq!(chosen(&[(nft, HINT), (legacy, RULE)]), Variant::Nft);
+    assert_eq!(chosen(&[("ip6tables-legacy-restore", CANARY), (nft, RULE)]), Variant::Legacy);
+}
