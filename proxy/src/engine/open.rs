@@ -2,6 +2,7 @@
 
 use kernel::Result;
 
+use crate::iptables::Iptables;
 use crate::nftables::Nftables;
 use crate::options::Options;
 use crate::{Dataplane, Family, Mode};
@@ -10,9 +11,10 @@ use crate::{Dataplane, Family, Mode};
 ///
 /// # Errors
 /// When the kernel lacks what it needs, or this process the right to use it.
-pub fn open(mode: Mode, family: Family, _options: &Options) -> Result<Box<dyn Dataplane>> {
+pub fn open(mode: Mode, family: Family, options: &Options) -> Result<Box<dyn Dataplane>> {
     match mode {
         Mode::Nftables => Ok(Box::new(Nftables::open(family)?)),
+        Mode::Iptables => Ok(Box::new(Iptables::open(family, &options.iptables)?)),
     }
 }
 
