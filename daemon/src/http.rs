@@ -15,10 +15,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::metrics::Metrics;
+use crate::proxy::{Question, ask};
 use crate::status::{LEASES, Status, count_pods};
 
 /// Connections at a time and listener; more wait.
@@ -33,6 +34,8 @@ pub struct Shown {
     pub status: watch::Receiver<Arc<Status>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// Where questions about Services go; none where no proxy runs.
+    pub questions: Option<mpsc::Sender<Question>>,
 }
 
 /// Which questions a listener answers.
@@ -42,7 +45,7 @@ pub enum Topic {
     Health,
     /// /metrics.
     Metrics,
-    /// All of these and /status.
+    /// All of these, /status, and on the control socket /services and /trace.
     Everything,
 }
 
@@ -74,7 +77,20 @@ pub async fn serve(listener: TcpListener, topic: Topic, shown: Shown) {
 
 /// [`serve`] on the control socket.
 pub async fn serve_unix(listener: UnixListener, shown: Shown) {
-    serve_by(listener, move |request| std::future::ready(respond(&request, Topic::Everything, &shown))).await;
+    let answer = move |request: Request<Incoming>| {
+        let shown = shown.clone();
+        async move {
+            let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+            match ask::answer(shown.questions.as_ref(), path, query).await {
+                Some((StatusCode::OK, body)) => {
+                    response(StatusCode::OK, &[("content-type", "application/json")], body)
+                }
+                Some((status, sentence)) => response(status, &[("content-type", TEXT)], sentence + "\n"),
+                None => respond(&request, Topic::Everything, &shown),
+            }
+        }
+    };
+    serve_by(listener, answer).await;
 }
 
 /// What can be listened on.
@@ -217,7 +233,7 @@ mod tests {
             if ready { Check::met("node", "10.1.0.0/24") } else { Check::unmet("node", "no Node `a`") };
         let status = Status { ready, checks: vec![check], ..Status::default() };
         let (sender, status) = watch::channel(Arc::new(status));
-        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")) })
+        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")), questions: None })
     }
 
     #[test]

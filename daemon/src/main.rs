@@ -69,7 +69,7 @@ async fn keep(config: Config) -> Result<(), String> {
     let stop = stop()?;
     let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
     let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
-    let shown = Shown { status: seen, metrics: Arc::clone(&metrics) };
+    let shown = Shown { status: seen, metrics: Arc::clone(&metrics), questions: None };
     for (address, topic) in [(config.healthz, Topic::Health), (config.metrics, Topic::Metrics)] {
         if let Some(address) = address {
             tokio::spawn(http::serve(http::listen(address).await?, topic, shown.clone()));

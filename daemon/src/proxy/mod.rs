@@ -9,6 +9,8 @@
 //! ```
 //! A sync of thousands of Services may take a second; the thread keeps it away from whatever else the daemon does.
 
+pub mod answer;
+pub mod ask;
 pub mod health;
 mod inbox;
 mod published;
@@ -26,8 +28,8 @@ use crate::source::SourceState;
 pub use inbox::Inbox;
 pub use published::{FamilyState, Published};
 pub use question::{
-    Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, PortAnswer, Question, ServiceAnswer,
-    ServicesAnswer, TraceAnswer,
+    Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, Goal, HealthAnswer, Origin, PortAnswer,
+    Question, ServiceAnswer, ServicesAnswer, TraceAnswer, TracesAnswer,
 };
 
 /// What the proxy does, decided.

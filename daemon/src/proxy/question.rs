@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use proxy::state::Protocol;
+use proxy::state::{Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 pub enum Question {
     /// What is planned for Services, and what the kernel does for them.
     Services(Filter, oneshot::Sender<ServicesAnswer>),
-    /// What becomes of a packet.
-    Trace(Asked, oneshot::Sender<Result<TraceAnswer, String>>),
+    /// What becomes of packets. The answer is a sentence where that can't be said.
+    Trace(Asked, oneshot::Sender<Result<TracesAnswer, String>>),
 }
 
 /// Which Services. Nothing set is all.
@@ -33,17 +33,87 @@ impl Filter {
     }
 }
 
-/// The first packet of a flow.
+/// First packets of flows: one in each family and to each port that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// Its source.
-    pub source: IpAddr,
-    /// The interface it comes in by; none when a process of this node sends it.
-    pub interface: Option<String>,
+    /// Who sends.
+    pub from: Origin,
     /// Where to.
-    pub destination: SocketAddr,
-    /// By which protocol.
-    pub protocol: Protocol,
+    pub to: Goal,
+    /// By which protocol; none is TCP towards an address, and every one that a Service has.
+    pub protocol: Option<Protocol>,
+}
+
+/// Who sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A process of this node, with the node's address.
+    Node,
+    /// Somebody with this address, by this interface where that is known.
+    Address(IpAddr, Option<String>),
+    /// Somebody behind this interface, whatever the address.
+    Interface(String),
+}
+
+/// Where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    /// An address and a port.
+    Address(SocketAddr),
+    /// The ClusterIPs of a Service, one port by name or number, else all.
+    Service(ServiceName, Option<String>),
+}
+
+impl Origin {
+    /// `node`, an address, `ADDRESS%INTERFACE`, or an interface.
+    ///
+    /// # Errors
+    /// A sentence that names the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "node" {
+            return Ok(Origin::Node);
+        }
+        let (ip, interface) = match text.split_once('%') {
+            Some((ip, interface)) => (ip, Some(interface)),
+            None => (text, None),
+        };
+        let is_link = |name: &str| !name.is_empty() && name.len() < 16 && !name.contains(['/', ':', ' ']);
+        match (ip.parse(), interface) {
+            (Ok(ip), None) => Ok(Origin::Address(ip, None)),
+            (Ok(ip), Some(interface)) if is_link(interface) => {
+                Ok(Origin::Address(ip, Some(interface.to_owned())))
+            }
+            (Err(_), None) if is_link(text) && !text.starts_with(|c: char| c.is_ascii_digit()) => {
+                Ok(Origin::Interface(text.to_owned()))
+            }
+            _ => Err(format!("from: `{text}` is neither `node` nor an address nor an interface")),
+        }
+    }
+}
+
+impl Goal {
+    /// `ADDRESS:PORT`, or `NAMESPACE/NAME` with `:PORT` by name or number behind it.
+    ///
+    /// # Errors
+    /// A sentence that names the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Goal::Address(address));
+        }
+        let wrong =
+            || format!("to: `{text}` is neither ADDRESS:PORT nor NAMESPACE/NAME with or without :PORT");
+        let (namespace, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let (name, port) = match rest.split_once(':') {
+            Some((name, port)) => (name, Some(port.to_owned())),
+            None => (rest, None),
+        };
+        let is_empty = namespace.is_empty() || name.is_empty() || port.as_deref() == Some("");
+        if is_empty || rest.contains('/') {
+            Err(wrong())
+        } else {
+            Ok(Goal::Service(ServiceName::new(namespace, name), port))
+        }
+    }
 }
 
 /// An answer about Services.
@@ -82,6 +152,14 @@ pub struct ServiceAnswer {
     pub name: String,
     /// `spec.type`.
     pub kind: String,
+    /// Why no proxy has anything to do with it; none where one has.
+    pub not_served: Option<String>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: String,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: String,
+    /// `spec.healthCheckNodePort` where it is served, with the ready endpoints here that it tells.
+    pub health_check: Option<HealthAnswer>,
     /// Its ports, in each family.
     pub ports: Vec<PortAnswer>,
     /// What is wrong with it.
@@ -104,10 +182,8 @@ pub struct PortAnswer {
     pub internal: String,
     /// The same through every other frontend.
     pub external: String,
-    /// Endpoints for traffic policy Cluster.
-    pub cluster: Vec<EndpointAnswer>,
-    /// Endpoints for traffic policy Local, where one asks for it.
-    pub local: Vec<EndpointAnswer>,
+    /// Every endpoint that there is, whether or not it may be chosen.
+    pub endpoints: Vec<EndpointAnswer>,
     /// For how many seconds a client stays with its endpoint.
     pub affinity_seconds: Option<u64>,
     /// Who may use the load balancer's IPs; none is everybody.
@@ -130,7 +206,7 @@ pub struct FrontendAnswer {
     pub kernel: Option<String>,
 }
 
-/// An endpoint that may be chosen.
+/// An endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointAnswer {
@@ -138,14 +214,54 @@ pub struct EndpointAnswer {
     pub address: SocketAddr,
     /// Whether it is on this node.
     pub local: bool,
+    /// Its node, where it says so.
+    pub node: Option<String>,
+    /// Its conditions.
+    pub ready: bool,
+    /// As above.
+    pub serving: bool,
+    /// As above.
+    pub terminating: bool,
+    /// The zones that shall use it.
+    pub zone_hints: Vec<String>,
+    /// The nodes that shall use it.
+    pub node_hints: Vec<String>,
+    /// Whether it may be chosen where the traffic policy is Cluster.
+    pub for_cluster: bool,
+    /// Whether it may be chosen where the traffic policy is Local.
+    pub for_local: bool,
+}
+
+/// What a health check node port tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthAnswer {
+    /// The port.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub endpoints: usize,
+}
+
+/// What becomes of packets.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TracesAnswer {
+    /// Name of the node.
+    pub node: String,
+    /// One for each packet.
+    pub traces: Vec<TraceAnswer>,
 }
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceAnswer {
-    /// Name of the node.
-    pub node: String,
+    /// `10.1.0.5`, or what was asked for where no address is known.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
     /// `nftables`, `iptables` or `ipvs`.
     pub mode: String,
     /// `endpoints`, `reject`, `drop` or `not a Service`.
@@ -162,6 +278,8 @@ pub struct TraceAnswer {
     pub reasons: Vec<String>,
     /// What the kernel does for this frontend, in the dataplane's words; none where it has nothing.
     pub kernel: Option<String>,
-    /// What in the kernel is not as planned.
+    /// Where the kernel does otherwise than planned, for this packet.
+    pub differences: Vec<String>,
+    /// What else in the kernel is not as planned.
     pub drift: Vec<String>,
 }

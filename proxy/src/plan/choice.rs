@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::settings::Site;
 use crate::Family;
-use crate::state::{Endpoint, EndpointSlice, Protocol};
+use crate::state::{Endpoint, EndpointSlice, Protocol, ServicePortName, Snapshot};
 
 /// An endpoint that may be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,15 @@ pub(super) struct Choice {
     pub(super) any: bool,
     /// All that serve, ready or not: flows to them are left alone.
     pub(super) serving: Vec<SocketAddr>,
+}
+
+/// Every endpoint of a Service port in a family that packets can be sent to, whether or not one is chosen.
+pub fn endpoints_of<'a>(
+    snapshot: &'a Snapshot,
+    name: &ServicePortName,
+    family: Family,
+) -> BTreeMap<SocketAddr, &'a Endpoint> {
+    gather(snapshot.slices_of(&name.service), &name.port, name.protocol, family)
 }
 
 /// The endpoints of one port over all slices of its Service. One address twice: the later one counts, but one that
@@ -141,7 +150,7 @@ impl Nearness {
 mod tests {
     use super::*;
     use crate::Settings;
-    use crate::state::{ServiceName, SlicePort, Snapshot};
+    use crate::state::{ServiceName, SlicePort};
 
     fn slice(port: u16, endpoints: Vec<Endpoint>) -> Arc<EndpointSlice> {
         let mut slice = EndpointSlice::new(ServiceName::new("default", "web"), Family::V4);

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use access::{Access, Action, Scope};
-pub use choice::Target;
+pub use choice::{Target, endpoints_of};
 pub use claims::{Frontend, FrontendKind};
 pub use conntrack::{Destination, Former, Stale, stale};
 pub use port::{Lost, PortPlan};
