@@ -13,6 +13,7 @@ pub mod agent;
 pub mod cleanup;
 pub mod config;
 pub mod conflist;
+mod ear;
 pub mod file;
 pub mod http;
 pub mod install;

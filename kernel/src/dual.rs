@@ -77,6 +77,11 @@ impl<T> DualStack<T> {
         }
     }
 
+    /// Each with its family to change, IPv4 first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Family, &mut T)> {
+        [(Family::V4, &mut self.v4), (Family::V6, &mut self.v6)].into_iter()
+    }
+
     /// Makes one for each family.
     pub fn from_fn(mut make: impl FnMut(Family) -> T) -> Self {
         DualStack { v4: make(Family::V4), v6: make(Family::V6) }

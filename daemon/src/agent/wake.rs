@@ -1,16 +1,14 @@
 //! What wakes the agent: snapshots, events of the kernel, time.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use kernel::Result;
 use kernel::netlink::monitor::GROUP_NFTABLES;
-use kernel::netlink::{Monitor, Protocol, Reply, attr};
-use tokio::io::Interest as Readiness;
-use tokio::io::unix::AsyncFd;
+use kernel::netlink::{Protocol, Reply, attr};
 
 use super::interest::{self, Interest};
 use super::{AUDIT, PAUSE};
+use crate::ear::Ear;
 use crate::log::chain_of;
 use crate::node::masquerade;
 use crate::source::Feed;
@@ -24,45 +22,6 @@ const NFT_GENERATION: u16 = 15;
 const NFT_TABLE: u16 = 1;
 /// Tables in which the plug-ins write for each pod.
 const PLUGINS: [&str; 3] = ["bowline_hostport", "bowline_firewall", "bowline_masquerade"];
-
-struct Source(Monitor);
-
-impl AsRawFd for Source {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-struct Ear(AsyncFd<Source>);
-
-impl Ear {
-    #[expect(deprecated, reason = "its successor asks for a promise that only the kernel crate may give")]
-    fn open(protocol: Protocol, groups: &[u32]) -> Result<Self> {
-        let source = Source(Monitor::open_of(protocol, groups)?);
-        AsyncFd::with_interest(source, Readiness::READABLE).map(Ear).map_err(unreadable)
-    }
-
-    /// Returns once there was an event that `concerns` us, or events were lost.
-    async fn hear(&mut self, concerns: impl Fn(&Reply) -> bool) -> Result<()> {
-        loop {
-            let mut guard = self.0.readable_mut().await.map_err(unreadable)?;
-            match guard.get_inner_mut().0.pending() {
-                Ok(events) if events.is_empty() => guard.clear_ready(),
-                Ok(events) if events.iter().any(&concerns) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.errno().is_some_and(|errno| errno.0 == libc::ENOBUFS) => {
-                    tracing::debug!("the kernel had more events than could be read: looking at everything");
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-fn unreadable(error: std::io::Error) -> kernel::Error {
-    kernel::Error::io("wait for netlink events", error)
-}
 
 /// Everything that wakes.
 pub struct Wake {

@@ -7,6 +7,7 @@
 //! ```
 //! A flag wins over the file. Whatever can be refused without looking at the node is refused here.
 
+pub mod services;
 pub mod typed;
 
 use std::fmt;
@@ -36,6 +37,8 @@ pub struct Config {
     pub ranges: Ranges,
     /// In which families what leaves the cluster carries the node's address.
     pub masquerade: DualStack<bool>,
+    /// How Services are served; `None` where this node serves none.
+    pub proxy: Option<crate::proxy::Config>,
     /// Where things are.
     pub paths: Paths,
     /// Where health is told; `None` nowhere.
@@ -165,14 +168,14 @@ impl Layers<'_> {
     }
 }
 
-/// `vxlanPort` as `vxlan-port`.
+/// `vxlanPort` as `vxlan-port`, `proxy.mode` as `proxy-mode`.
 fn kebab(key: &str) -> String {
     let mut flag = String::new();
     for letter in key.chars() {
-        if letter.is_ascii_uppercase() {
+        if letter == '.' || letter.is_ascii_uppercase() {
             flag.push('-');
         }
-        flag.push(letter.to_ascii_lowercase());
+        flag.extend(Some(letter.to_ascii_lowercase()).filter(|letter| *letter != '.'));
     }
     flag
 }
@@ -190,16 +193,19 @@ impl Config {
     ) -> Result<Config, String> {
         let typed = Layers { flags, file, path };
         let paths = paths(&typed)?;
+        let node_name = node_name(&typed, variable)?;
+        let ranges = Ranges {
+            cluster: typed.words("clusterCidr", |t| &t.cluster_cidr, network)?,
+            service: typed.words("serviceCidr", |t| &t.service_cidr, network)?,
+            non_masquerade: typed.words("nonMasqueradeCidr", |t| &t.non_masquerade_cidr, network)?,
+        };
         let config = Config {
-            node_name: node_name(&typed, variable)?,
             settings: settings(&typed)?,
             source: source(&typed)?,
             uplink: typed.word("uplink", |t| &t.uplink, Choice::from_str)?.unwrap_or_default(),
-            ranges: Ranges {
-                cluster: typed.words("clusterCidr", |t| &t.cluster_cidr, network)?,
-                service: typed.words("serviceCidr", |t| &t.service_cidr, network)?,
-                non_masquerade: typed.words("nonMasqueradeCidr", |t| &t.non_masquerade_cidr, network)?,
-            },
+            proxy: services::understand(&typed, &node_name, &ranges, &paths)?,
+            node_name,
+            ranges,
             masquerade: typed
                 .word("masquerade", |t| &t.masquerade, masquerade)?
                 .unwrap_or(DualStack { v4: true, v6: true }),

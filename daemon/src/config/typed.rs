@@ -7,6 +7,8 @@ use std::str::FromStr;
 use clap::Args;
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::services::ServicesTyped;
+
 /// Where the configuration is looked for when nobody says so.
 pub const DEFAULT_FILE: &str = "/etc/bowline/bowline.yaml";
 
@@ -97,6 +99,9 @@ pub struct Typed {
     /// What must not [/run/bowline].
     #[arg(long)]
     pub run_dir: Option<Word>,
+    /// Whether and how this node serves Services.
+    #[command(flatten)]
+    pub proxy: ServicesTyped,
 }
 
 impl Typed {

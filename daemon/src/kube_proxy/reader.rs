@@ -93,6 +93,7 @@ impl Reader<'_> {
             sync_period,
             conntrack: self.conntrack()?,
             leftovers: Leftovers::KubeProxy,
+            state_dir: crate::config::Paths::default().state,
             node_ip: self.bind_address()?.filter(|ip| !ip.is_unspecified()),
         })
     }

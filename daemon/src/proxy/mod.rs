@@ -9,14 +9,22 @@
 //! ```
 //! A sync of thousands of Services may take a second; the thread keeps it away from whatever else the daemon does.
 
+mod addresses;
 pub mod answer;
-pub mod ask;
+mod census;
+pub mod health;
 pub mod health;
 mod inbox;
+mod metrics;
 mod published;
 mod question;
+mod runner;
+mod start;
+mod sysctls;
+mod watcher;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,11 +34,13 @@ use tokio::sync::{mpsc, watch};
 use crate::source::SourceState;
 
 pub use inbox::Inbox;
+pub use metrics::Metrics;
 pub use published::{FamilyState, Published};
 pub use question::{
     Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, Goal, HealthAnswer, Origin, PortAnswer,
     Question, ServiceAnswer, ServicesAnswer, TraceAnswer, TracesAnswer,
 };
+pub use start::start;
 
 /// What the proxy does, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +63,8 @@ pub struct Config {
     pub conntrack: Conntrack,
     /// What others have left behind that goes once our own rules are in place.
     pub leftovers: Leftovers,
+    /// Where it is written down which modes have been used.
+    pub state_dir: PathBuf,
 }
 
 /// What conntrack is told. Whatever is none is left alone.
@@ -108,9 +120,13 @@ pub struct Feeds {
     pub states: Vec<watch::Receiver<SourceState>>,
 }
 
-/// A running proxy. It ends when `ask` is dropped; what is in the kernel stays.
+/// A running proxy. It ends with the last copy of `ask`; what is in the kernel stays.
 #[derive(Debug, Clone)]
 pub struct Handle {
+    /// By what Services are served.
+    pub mode: Mode,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     /// How it is.
     pub published: watch::Receiver<Arc<Published>>,
     /// Where questions go.

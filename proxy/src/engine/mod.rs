@@ -75,6 +75,8 @@ pub struct Engine {
     has_services: bool,
     has_slices: bool,
     own_node: Option<Option<OwnNode>>,
+    /// Counts whatever the Node says.
+    node_ip: Option<std::net::IpAddr>,
     members: DualStack<Option<Member>>,
 }
 
@@ -104,6 +106,7 @@ impl Engine {
             has_services: false,
             has_slices: false,
             own_node: None,
+            node_ip: None,
             members,
         })
     }
@@ -113,6 +116,14 @@ impl Engine {
         if let Some(member) = self.members.of_mut(family) {
             member.leftovers = leftovers;
         }
+    }
+
+    /// This node's address for others, whatever its Node says.
+    pub fn insist_on_ip(&mut self, ip: std::net::IpAddr) {
+        self.node_ip = Some(ip);
+        let mut node = (*self.snapshot.node).clone();
+        *node.ips.of_mut(Family::of(ip)) = Some(ip);
+        self.snapshot.node = Arc::new(node);
     }
 
     /// Takes changes. Nothing reaches the kernel before [`Engine::sync`].
@@ -209,6 +220,9 @@ impl Engine {
             if let Some(own) = &own {
                 (node.ips, node.pod_cidrs) = (own.ips, own.pod_cidrs);
                 node.zone = Arc::clone(&own.zone);
+                if let Some(ip) = self.node_ip {
+                    *node.ips.of_mut(Family::of(ip)) = Some(ip);
+                }
             }
             self.own_node = Some(own);
         }

@@ -8,7 +8,7 @@ use crate::Family;
 pub(super) fn table(family: Family) -> Table<'static> {
     Table {
         family: nft_family(family),
-        name: "bowline_proxy",
+        name: super::TABLE,
         comment: "Services: frontends to endpoints. Owned by bowline; changes are undone",
     }
 }

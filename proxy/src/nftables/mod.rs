@@ -32,6 +32,8 @@ use observe::Observed;
 use programmed::State;
 use spread::Spread;
 
+/// The name of our table in either family.
+pub const TABLE: &str = "bowline_proxy";
 /// A chain without rules whose name tells which rules the others have.
 const EDITION: &str = "edition-";
 
