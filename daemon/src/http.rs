@@ -15,11 +15,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::metrics::Metrics;
-use crate::proxy::{Question, ask};
+use crate::proxy::ask;
 use crate::status::{LEASES, Status, count_pods};
 
 /// Connections at a time and listener; more wait.
@@ -34,8 +34,8 @@ pub struct Shown {
     pub status: watch::Receiver<Arc<Status>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// Where questions about Services go; none where no proxy runs.
-    pub questions: Option<mpsc::Sender<Question>>,
+    /// The Service proxy, where there is one.
+    pub proxy: Option<crate::proxy::Handle>,
 }
 
 /// Which questions a listener answers.
@@ -81,7 +81,7 @@ pub async fn serve_unix(listener: UnixListener, shown: Shown) {
         let shown = shown.clone();
         async move {
             let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-            match ask::answer(shown.questions.as_ref(), path, query).await {
+            match ask::answer(shown.proxy.as_ref().map(|proxy| &proxy.ask), path, query).await {
                 Some((StatusCode::OK, body)) => {
                     response(StatusCode::OK, &[("content-type", "application/json")], body)
                 }
@@ -197,7 +197,8 @@ fn answer_path(path: &str, query: &str, topic: Topic, shown: &Shown) -> Answer {
         ("/readyz", Topic::Health | Topic::Everything) => readyz(&shown.status.borrow(), verbose),
         ("/metrics", Topic::Metrics | Topic::Everything) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            (StatusCode::OK, kind, shown.metrics.text())
+            let proxy = shown.proxy.as_ref().map(|proxy| proxy.metrics.text()).unwrap_or_default();
+            (StatusCode::OK, kind, proxy + &shown.metrics.text())
         }
         ("/status", Topic::Everything) => {
             let status = shown.status.borrow().as_ref().clone();
@@ -233,7 +234,7 @@ mod tests {
             if ready { Check::met("node", "10.1.0.0/24") } else { Check::unmet("node", "no Node `a`") };
         let status = Status { ready, checks: vec![check], ..Status::default() };
         let (sender, status) = watch::channel(Arc::new(status));
-        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")), questions: None })
+        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")), proxy: None })
     }
 
     #[test]

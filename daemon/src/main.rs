@@ -10,8 +10,9 @@ use daemon::cleanup::{self, CleanupArgs};
 use daemon::config::{Config, Source, Typed};
 use daemon::http::{self, Shown, Topic};
 use daemon::metrics::Metrics;
+use daemon::proxy::{self, Handle};
 use daemon::source::publish::{self, Wanted};
-use daemon::source::{Feed, api, manifests};
+use daemon::source::{Feed, api, manifests, services};
 use daemon::{lock, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -69,7 +70,8 @@ async fn keep(config: Config) -> Result<(), String> {
     let stop = stop()?;
     let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
     let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
-    let shown = Shown { status: seen, metrics: Arc::clone(&metrics), questions: None };
+    let (feed, proxy) = feed(&config).await?;
+    let shown = Shown { status: seen, metrics: Arc::clone(&metrics), proxy: proxy.clone() };
     for (address, topic) in [(config.healthz, Topic::Health), (config.metrics, Topic::Metrics)] {
         if let Some(address) = address {
             tokio::spawn(http::serve(http::listen(address).await?, topic, shown.clone()));
@@ -77,9 +79,8 @@ async fn keep(config: Config) -> Result<(), String> {
     }
     let socket_path = config.paths.run.join(daemon::status::SOCKET);
     tokio::spawn(http::serve_unix(http::listen_unix(&socket_path)?, shown));
-    let feed = feed(&config).await?;
     let (wanted, publication) = publication(&config, &feed);
-    Agent::new(config, feed, Outlets { status, metrics, wanted, publication })?.run(stop).await?;
+    Agent::new(config, feed, Outlets { status, metrics, wanted, publication, proxy })?.run(stop).await?;
     // A socket that nobody listens at would look like a daemon that hangs.
     daemon::file::remove(&socket_path)?;
     tracing::info!(
@@ -99,13 +100,28 @@ fn api_of(config: &Config) -> Option<api::Config> {
     })
 }
 
-async fn feed(config: &Config) -> Result<Feed, String> {
-    if let Source::Manifests(directory) = &config.source {
-        return Ok(manifests::run(directory.clone()));
-    }
-    let api = api_of(config).ok_or("no source of Nodes is configured")?;
-    api::check(&api).await?;
-    Ok(api::run(api))
+/// Where Nodes come from, and the Service proxy with its own sources.
+async fn feed(config: &Config) -> Result<(Feed, Option<Handle>), String> {
+    let service_cidrs = &config.ranges.service;
+    let (feed, feeds) = match (&config.source, &config.proxy) {
+        (Source::Manifests(directory), None) => (manifests::run(directory.clone()), None),
+        (Source::Manifests(directory), Some(proxy)) => {
+            let (feed, feeds) =
+                manifests::run_with_services(directory.clone(), &proxy.node_name, service_cidrs);
+            (feed, Some(feeds))
+        }
+        (Source::Api { .. }, proxy) => {
+            let api = api_of(config).ok_or("no source of Nodes is configured")?;
+            api::check(&api).await?;
+            let feeds = proxy.as_ref().map(|proxy| services::from_api(&api, &proxy.node_name, service_cidrs));
+            (api::run(api), feeds)
+        }
+    };
+    let proxy = match (config.proxy.clone(), feeds) {
+        (Some(proxy), Some(feeds)) => Some(proxy::start(proxy, feeds).await?),
+        _ => None,
+    };
+    Ok((feed, proxy))
 }
 
 /// What the agent wants its Node to say, and what stands in the way of that.

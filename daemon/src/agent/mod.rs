@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::log::chain_of;
 use crate::metrics::Metrics;
+use crate::proxy::Handle;
 use crate::source::Feed;
 use crate::source::publish::Wanted;
 use crate::status::{Status, seconds};
@@ -70,6 +71,8 @@ pub struct Outlets {
     pub wanted: watch::Sender<Wanted>,
     /// What keeps it from saying so; `None` where there is no API.
     pub publication: Option<watch::Receiver<Option<String>>>,
+    /// The Service proxy, where this node has one: it is ready only with it.
+    pub proxy: Option<Handle>,
 }
 
 impl Agent {
@@ -112,9 +115,10 @@ impl Agent {
         loop {
             self.turn()?;
             wake.slept_enough(self.memory.retry());
+            let proxy = (&mut self.outlets.proxy, &*self.memory.proxy);
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                due = wake.next(&mut self.feed, &self.interest) => due?,
+                due = wake.next(&mut self.feed, proxy, &self.interest) => due?,
             }
         }
     }

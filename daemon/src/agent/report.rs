@@ -17,14 +17,25 @@ use crate::source::publish::Wanted;
 use crate::status::{Check, PeerStatus, Programmed, SourceStatus, SyncStatus, UplinkStatus, seconds};
 
 /// Every condition of readiness, in the order in which it comes about.
-const CHECKS: [&str; 8] =
-    ["source", "node", "configuration", "kernel", "forwarding", "masquerade", "plug-ins", "conflist"];
+const CHECKS: [&str; 9] = [
+    "source",
+    "node",
+    "configuration",
+    "kernel",
+    "forwarding",
+    "masquerade",
+    SERVICES,
+    "plug-ins",
+    "conflist",
+];
+/// Only of nodes that serve Services.
+const SERVICES: &str = "services";
 
 impl Agent {
     /// Makes what was found known.
     pub(super) fn report(&mut self, findings: Findings) {
         let mut status = self.outlets.status.borrow().as_ref().clone();
-        status.checks = complete(findings.checks);
+        status.checks = complete(findings.checks, self.outlets.proxy.is_some());
         status.ready = status.checks.iter().all(|check| check.ok);
         status.notes = findings.notes;
         status.source = SourceStatus::from(&*self.feed.state.borrow());
@@ -93,8 +104,8 @@ impl Agent {
 }
 
 /// Those that were not come to are unmet, behind the one that was.
-fn complete(mut checks: Vec<Check>) -> Vec<Check> {
-    for name in CHECKS {
+fn complete(mut checks: Vec<Check>, has_proxy: bool) -> Vec<Check> {
+    for name in CHECKS.into_iter().filter(|name| has_proxy || *name != SERVICES) {
         if !checks.iter().any(|check| check.name == name) {
             checks.push(Check::unmet(name, "waits for what is missing above"));
         }

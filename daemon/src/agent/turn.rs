@@ -1,6 +1,7 @@
 //! One turn of the loop: look at everything, write differences, say how it is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -13,6 +14,7 @@ use super::view::{self, View};
 use super::{AUDIT, Agent, REMIND, RETRY};
 use crate::log::chain_of;
 use crate::node::masquerade::Masquerade;
+use crate::proxy::Published;
 use crate::status::Check;
 
 /// What one turn leaves for the next.
@@ -32,6 +34,8 @@ pub(super) struct Memory {
     pub installed: Option<Vec<String>>,
     /// What was last said to be missing, and when.
     pub complaint: Option<(String, Instant)>,
+    /// How the Service proxy was.
+    pub proxy: Arc<Published>,
     /// Turns in a row that something failed in.
     pub failures: u32,
     /// Whether the log has heard of this daemon. Before, a mistake of the configuration is all that is said.
@@ -125,6 +129,7 @@ impl Agent {
         let local = self.locate(&view, findings)?;
         let plan = self.program(&view, &local, findings)?;
         self.prepare(&view, &local, findings)?;
+        self.await_services(findings)?;
         self.offer(&view, &plan, findings)
     }
 
@@ -167,6 +172,23 @@ impl Agent {
         let found = local.uplinks.present().map(|(_, uplink)| format!("{} on {}", uplink.ip, uplink.link));
         findings.checks.push(Check::met("configuration", found.collect::<Vec<_>>().join(", ")));
         Ok(local)
+    }
+
+    /// Whether pods would find Services. What an earlier daemon has promised stays in force: its rules do too.
+    fn await_services(&mut self, findings: &mut Findings) -> Result<(), Stop> {
+        let Some(proxy) = &self.outlets.proxy else { return Ok(()) };
+        let published = proxy.published.borrow().clone();
+        self.memory.proxy = Arc::clone(&published);
+        findings.notes.extend(published.problems.iter().cloned());
+        if !published.is_programmed {
+            let why = published.problems.first().map_or("they are being read", String::as_str);
+            let detail = format!("Services are not programmed yet: {why}");
+            return Err(Stop::Unknown(Check::unmet("services", detail)));
+        }
+        let ports: usize = published.families.present().map(|(_, family)| family.ports).max().unwrap_or(0);
+        let detail = format!("{ports} Service ports by {}", proxy.mode);
+        findings.checks.push(Check::met("services", detail));
+        Ok(())
     }
 
     /// Links, routes, FDB and neighbours.

@@ -11,6 +11,7 @@ use super::{AUDIT, PAUSE};
 use crate::ear::Ear;
 use crate::log::chain_of;
 use crate::node::masquerade;
+use crate::proxy::{Handle, Published};
 use crate::source::Feed;
 
 /// NFNL_SUBSYS_NFTABLES, and the kinds of message that announce single elements of sets, which pods cause.
@@ -59,13 +60,19 @@ impl Wake {
     ///
     /// # Errors
     /// A sentence when the kernel's events can't be read any more.
-    pub async fn next(&mut self, feed: &mut Feed, interest: &Interest) -> std::result::Result<(), String> {
+    pub async fn next(
+        &mut self,
+        feed: &mut Feed,
+        proxy: (&mut Option<Handle>, &Published),
+        interest: &Interest,
+    ) -> std::result::Result<(), String> {
         let due = tokio::time::Instant::from_std(self.due);
         let failed = |error: kernel::Error| chain_of(&error);
         tokio::select! {
             () = tokio::time::sleep_until(due) => return Ok(()),
             heard = self.links.hear(|event| interest.concerns(event)) => heard.map_err(failed)?,
             heard = self.ruleset.hear(concerns_rules) => heard.map_err(failed)?,
+            () = programmed(proxy) => {}
             alive = changed(feed), if self.source_lives => {
                 self.source_lives = alive;
                 if !alive {
@@ -83,6 +90,18 @@ async fn changed(feed: &mut Feed) -> bool {
     tokio::select! {
         changed = feed.objects.changed() => changed.is_ok(),
         changed = feed.state.changed() => changed.is_ok(),
+    }
+}
+
+/// Returns once the proxy is otherwise than it was `seen`, as far as readiness and people care.
+async fn programmed((proxy, seen): (&mut Option<Handle>, &Published)) {
+    let Some(proxy) = proxy else { return std::future::pending().await };
+    let differs = |now: &std::sync::Arc<Published>| {
+        now.is_programmed != seen.is_programmed || now.problems != seen.problems
+    };
+    if proxy.published.wait_for(differs).await.is_err() {
+        // It has ended, and said why.
+        std::future::pending().await
     }
 }
 

@@ -20,82 +20,102 @@ const SYNC_PERIOD: Duration = Duration::from_secs(30);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServicesTyped {
     /// By what Services are served: off, auto, nftables, iptables, ipvs [off: kube-proxy does].
-    #[arg(long = "proxy-mode")]
+    #[arg(id = "proxy-mode", long = "proxy-mode", value_name = "VALUE")]
     pub mode: Option<Word>,
     /// How pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix, off [ClusterCIDR where
     /// one is known, else NodeCIDR].
-    #[arg(long = "proxy-detect-local-mode")]
+    #[arg(id = "proxy-detect-local-mode", long = "proxy-detect-local-mode", value_name = "VALUE")]
     pub detect_local_mode: Option<Word>,
     /// All pods' addresses, for detectLocalMode ClusterCIDR [the network's clusterCidr].
-    #[arg(long = "proxy-cluster-cidr")]
+    #[arg(id = "proxy-cluster-cidr", long = "proxy-cluster-cidr", value_name = "VALUE")]
     #[serde(alias = "clusterCIDR")]
     pub cluster_cidr: Option<Words>,
     /// The bridge of pods, for detectLocalMode BridgeInterface.
-    #[arg(long = "proxy-pod-bridge-interface")]
+    #[arg(id = "proxy-pod-bridge-interface", long = "proxy-pod-bridge-interface", value_name = "VALUE")]
     pub pod_bridge_interface: Option<Word>,
     /// How the names of pods' links begin, for detectLocalMode InterfaceNamePrefix.
-    #[arg(long = "proxy-pod-interface-name-prefix")]
+    #[arg(
+        id = "proxy-pod-interface-name-prefix",
+        long = "proxy-pod-interface-name-prefix",
+        value_name = "VALUE"
+    )]
     pub pod_interface_name_prefix: Option<Word>,
     /// Whether whatever goes to a ClusterIP carries the node's address: true, false [false].
-    #[arg(long = "proxy-masquerade-all")]
+    #[arg(id = "proxy-masquerade-all", long = "proxy-masquerade-all", value_name = "VALUE")]
     pub masquerade_all: Option<Word>,
     /// Bit of the packet mark that means "masquerade", 0 to 31 [14].
-    #[arg(long = "proxy-masquerade-bit")]
+    #[arg(id = "proxy-masquerade-bit", long = "proxy-masquerade-bit", value_name = "VALUE")]
     pub masquerade_bit: Option<Word>,
     /// Where NodePorts answer: primary, all, or networks [primary].
-    #[arg(long = "proxy-node-port-addresses")]
+    #[arg(id = "proxy-node-port-addresses", long = "proxy-node-port-addresses", value_name = "VALUE")]
     pub node_port_addresses: Option<Words>,
     /// Between two syncs at least, such as 100ms or 1s [100ms].
-    #[arg(long = "proxy-min-sync-period")]
+    #[arg(id = "proxy-min-sync-period", long = "proxy-min-sync-period", value_name = "VALUE")]
     pub min_sync_period: Option<Word>,
     /// How soon a failed sync is tried again at the latest, and how often the kernel is looked at [30s].
-    #[arg(long = "proxy-sync-period")]
+    #[arg(id = "proxy-sync-period", long = "proxy-sync-period", value_name = "VALUE")]
     pub sync_period: Option<Word>,
     /// Whether the rules of kube-proxy go once ours are in place: true, false [false].
-    #[arg(long = "proxy-replace-kube-proxy")]
+    #[arg(id = "proxy-replace-kube-proxy", long = "proxy-replace-kube-proxy", value_name = "VALUE")]
     pub replace_kube_proxy: Option<Word>,
     /// Mode iptables: whether NodePorts of IPv4 answer on 127.0.0.1: true, false [true].
-    #[arg(long = "proxy-localhost-node-ports")]
+    #[arg(id = "proxy-localhost-node-ports", long = "proxy-localhost-node-ports", value_name = "VALUE")]
     pub localhost_node_ports: Option<Word>,
     /// Mode ipvs: the kernel's name of the scheduler [rr].
-    #[arg(long = "proxy-ipvs-scheduler")]
+    #[arg(id = "proxy-ipvs-scheduler", long = "proxy-ipvs-scheduler", value_name = "VALUE")]
     pub ipvs_scheduler: Option<Word>,
     /// Mode ipvs: whether ARP is answered only by the link that has the address: true, false [false].
-    #[arg(long = "proxy-ipvs-strict-arp")]
+    #[arg(id = "proxy-ipvs-strict-arp", long = "proxy-ipvs-strict-arp", value_name = "VALUE")]
     pub ipvs_strict_arp: Option<Word>,
     /// Mode ipvs: networks whose virtual servers belong to others.
-    #[arg(long = "proxy-ipvs-exclude-cidrs")]
+    #[arg(id = "proxy-ipvs-exclude-cidrs", long = "proxy-ipvs-exclude-cidrs", value_name = "VALUE")]
     #[serde(alias = "ipvsExcludeCIDRs")]
     pub ipvs_exclude_cidrs: Option<Words>,
     /// Mode ipvs: for how long an idle TCP connection is remembered [the kernel's].
-    #[arg(long = "proxy-ipvs-tcp-timeout")]
+    #[arg(id = "proxy-ipvs-tcp-timeout", long = "proxy-ipvs-tcp-timeout", value_name = "VALUE")]
     pub ipvs_tcp_timeout: Option<Word>,
     /// Mode ipvs: the same after a FIN [the kernel's].
-    #[arg(long = "proxy-ipvs-tcp-fin-timeout")]
+    #[arg(id = "proxy-ipvs-tcp-fin-timeout", long = "proxy-ipvs-tcp-fin-timeout", value_name = "VALUE")]
     pub ipvs_tcp_fin_timeout: Option<Word>,
     /// Mode ipvs: the same for UDP [the kernel's].
-    #[arg(long = "proxy-ipvs-udp-timeout")]
+    #[arg(id = "proxy-ipvs-udp-timeout", long = "proxy-ipvs-udp-timeout", value_name = "VALUE")]
     pub ipvs_udp_timeout: Option<Word>,
     /// Entries of conntrack per processor, 0 leaves them alone [32768].
-    #[arg(long = "proxy-conntrack-max-per-core")]
+    #[arg(id = "proxy-conntrack-max-per-core", long = "proxy-conntrack-max-per-core", value_name = "VALUE")]
     pub conntrack_max_per_core: Option<Word>,
     /// Entries of conntrack at least [131072].
-    #[arg(long = "proxy-conntrack-min")]
+    #[arg(id = "proxy-conntrack-min", long = "proxy-conntrack-min", value_name = "VALUE")]
     pub conntrack_min: Option<Word>,
     /// For how long conntrack remembers an idle TCP connection, 0 leaves that alone [24h].
-    #[arg(long = "proxy-conntrack-tcp-timeout-established")]
+    #[arg(
+        id = "proxy-conntrack-tcp-timeout-established",
+        long = "proxy-conntrack-tcp-timeout-established",
+        value_name = "VALUE"
+    )]
     pub conntrack_tcp_timeout_established: Option<Word>,
     /// The same for one whose other side has closed [1h].
-    #[arg(long = "proxy-conntrack-tcp-timeout-close-wait")]
+    #[arg(
+        id = "proxy-conntrack-tcp-timeout-close-wait",
+        long = "proxy-conntrack-tcp-timeout-close-wait",
+        value_name = "VALUE"
+    )]
     pub conntrack_tcp_timeout_close_wait: Option<Word>,
     /// Whether conntrack takes packets outside the window: true, false [false].
-    #[arg(long = "proxy-conntrack-tcp-be-liberal")]
+    #[arg(
+        id = "proxy-conntrack-tcp-be-liberal",
+        long = "proxy-conntrack-tcp-be-liberal",
+        value_name = "VALUE"
+    )]
     pub conntrack_tcp_be_liberal: Option<Word>,
     /// For how long conntrack remembers a UDP packet without answer [the kernel's].
-    #[arg(long = "proxy-conntrack-udp-timeout")]
+    #[arg(id = "proxy-conntrack-udp-timeout", long = "proxy-conntrack-udp-timeout", value_name = "VALUE")]
     pub conntrack_udp_timeout: Option<Word>,
     /// The same for one with answers [the kernel's].
-    #[arg(long = "proxy-conntrack-udp-timeout-stream")]
+    #[arg(
+        id = "proxy-conntrack-udp-timeout-stream",
+        long = "proxy-conntrack-udp-timeout-stream",
+        value_name = "VALUE"
+    )]
     pub conntrack_udp_timeout_stream: Option<Word>,
 }
 

@@ -44,6 +44,24 @@ fn flags_win_over_the_file_and_both_have_every_key() {
     assert_eq!(config.healthz, None);
 }
 
+#[test]
+fn services_are_left_to_kube_proxy_until_somebody_says_otherwise() {
+    assert_eq!(understood(&[], "").expect("understood").proxy, None);
+    assert_eq!(understood(&["--proxy-mode=off"], "proxy: {mode: auto}").expect("understood").proxy, None);
+    let yaml = "nodeName: A\nclusterCidr: [10.0.0.0/8, 'fd00::/48']\nproxy:\n  mode: nftables\n  masqueradeAll: true\n  minSyncPeriod: 1s\n  nodePortAddresses: [192.0.2.0/24]\n  conntrackMaxPerCore: 0\n  conntrackTcpTimeoutEstablished: 0\n";
+    let proxy = understood(&["--proxy-min-sync-period", "0"], yaml).expect("understood").proxy.expect("on");
+    assert_eq!((proxy.node_name.as_str(), proxy.mode), ("a", Some(proxy::Mode::Nftables)));
+    assert!(proxy.settings.masquerade_all);
+    assert_eq!(proxy.min_sync_period, std::time::Duration::ZERO);
+    assert_eq!((proxy.conntrack.max_per_core, proxy.conntrack.tcp_established), (None, None));
+    let proxy::plan::DetectLocal::ClusterCidr(networks) = proxy.settings.detect_local else {
+        panic!("{proxy:?}")
+    };
+    assert!(networks.v4.is_some() && networks.v6.is_some(), "the network's clusterCidr counts");
+    let proxy = understood(&["--proxy-mode=auto"], "").expect("understood").proxy.expect("on");
+    assert_eq!((proxy.mode, proxy.settings.detect_local), (None, proxy::plan::DetectLocal::NodeCidr));
+}
+
 /// Flags, a file, and the sentence.
 const MISTAKES: &[(&[&str], &str, &str)] = &[
     (
@@ -57,6 +75,34 @@ const MISTAKES: &[(&[&str], &str, &str)] = &[
     (&["--vni", "16777216"], "", "--vni: `16777216` is not a VXLAN network identifier from 1 to 16777215"),
     (&["--vxlan-port", "0"], "", "--vxlan-port: `0` is not a UDP port from 1 to 65535"),
     (&[], "vxlanPort: 65536", "bowline.yaml: vxlanPort: `65536` is not a UDP port from 1 to 65535"),
+    (&["--proxy-mode", "x"], "", "--proxy-mode: `x` is none of off, auto, nftables..."),
+    (&[], "proxy: {mode: [a]}", "/bowline.yaml:1: ..."),
+    (&[], "proxy: {modes: auto}", "/bowline.yaml:1: unknown key `modes`"),
+    (
+        &[],
+        "proxy: {mode: auto, syncPeriod: 30}",
+        "bowline.yaml: proxy.syncPeriod: `30` is no time such as 100ms, 30s, 15m or 24h",
+    ),
+    (
+        &["--proxy-mode=auto", "--proxy-min-sync-period=1m"],
+        "",
+        "proxy: minSyncPeriod 60s is more than syncPeriod 30s",
+    ),
+    (
+        &["--proxy-mode=auto", "--proxy-node-port-addresses=primary,192.0.2.0/24"],
+        "",
+        "proxy: nodePortAddresses: `primary` and `all` stand alone",
+    ),
+    (
+        &["--proxy-mode=auto", "--proxy-detect-local-mode=BridgeInterface"],
+        "",
+        "proxy: detectLocalMode BridgeInterface needs podBridgeInterface",
+    ),
+    (
+        &["--proxy-mode=auto", "--proxy-masquerade-bit=32"],
+        "",
+        "--proxy-masquerade-bit: `32` is not a bit of the packet mark from 0 to 31",
+    ),
     (&["--wireguard-port", "65535"], "", "--wireguard-port: `65535` is not a UDP port from 1 to 65534"),
     (&[], "mtu: 500", "bowline.yaml: mtu: `500` is not a number of bytes from 576 to 65535"),
     (&["--mtu", "big"], "", "--mtu: `big` is not a number of bytes from 576 to 65535"),
@@ -103,7 +149,10 @@ const MISTAKES: &[(&[&str], &str, &str)] = &[
 fn every_mistake_is_one_sentence_that_names_place_and_value() {
     for (flags, yaml, message) in MISTAKES {
         let error = understood(flags, yaml).expect_err(message);
-        assert_eq!(&error, message);
+        match message.strip_suffix("...") {
+            Some(beginning) => assert!(error.starts_with(beginning), "{error}"),
+            None => assert_eq!(&error, message),
+        }
     }
 }
 
@@ -133,32 +182,35 @@ fn a_pod_cidr_must_lie_within_the_cluster_and_apart_from_services() {
     }
 }
 
+/// `run-dir` as `runDir`.
+fn key_of(flag: &str) -> String {
+    let mut words = flag.split('-');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |key, word| key + &word[..1].to_ascii_uppercase() + &word[1..])
+}
+
 #[test]
 fn every_flag_is_a_key_of_the_file() {
     let command = <Line as clap::CommandFactory>::command();
-    let yaml: String = command
+    let all: Vec<(bool, String)> = command
         .get_arguments()
         .filter_map(|argument| argument.get_long())
         .map(|flag| {
-            let mut key = String::new();
-            let mut upper = false;
-            for letter in flag.chars() {
-                match letter {
-                    '-' => upper = true,
-                    _ if upper => {
-                        key.push(letter.to_ascii_uppercase());
-                        upper = false;
-                    }
-                    _ => key.push(letter),
-                }
-            }
-            assert_eq!(kebab(&key), flag);
-            format!("{key}: x\n")
+            let (of_proxy, key) = match flag.strip_prefix("proxy-") {
+                Some(rest) => (true, key_of(rest)),
+                None => (false, key_of(flag)),
+            };
+            assert_eq!(kebab(&if of_proxy { format!("proxy.{key}") } else { key.clone() }), flag);
+            (of_proxy, format!("{key}: x\n"))
         })
         .collect();
+    let section: String =
+        all.iter().filter(|(of_proxy, _)| *of_proxy).map(|(_, key)| format!("  {key}")).collect();
+    let rest = all.iter().filter(|(of_proxy, _)| !of_proxy).map(|(_, key)| key.as_str());
+    let yaml: String = rest.chain(["proxy:\n", section.as_str()]).collect();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("all.yaml");
     std::fs::write(&path, &yaml).expect("written");
     let typed = Typed::read(&path).expect("every key is known");
-    assert!(typed.mode.is_some() && typed.run_dir.is_some());
+    assert!(typed.mode.is_some() && typed.run_dir.is_some() && typed.proxy.sync_period.is_some());
 }

@@ -11,8 +11,8 @@
 
 mod addresses;
 pub mod answer;
+pub mod ask;
 mod census;
-pub mod health;
 pub mod health;
 mod inbox;
 mod metrics;
