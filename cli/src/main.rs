@@ -2,8 +2,14 @@
 
 mod cleanup;
 mod cni;
+mod columns;
+mod control;
 mod demo;
+#[cfg(test)]
+mod golden;
+mod services;
 mod status;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -25,6 +31,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// How this node is: its peers, its pods, what is missing and what to do about it.
     Status(status::StatusArgs),
+    /// What is planned for Services, what the kernel really has, and where these differ.
+    Services(services::ServicesArgs),
+    /// What becomes of a packet to a Service, and why.
+    Trace(trace::TraceArgs),
     /// Remove everything that bowlined has made on this node.
     Cleanup(daemon::cleanup::CleanupArgs),
     /// Print the version, and the versions of CNI that are spoken.
@@ -36,6 +46,8 @@ fn main() -> ExitCode {
         Command::Cni(args) => cni::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Services(args) => services::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Version => {
             let spoken = ::cni::Version::ALL.map(::cni::Version::as_str);

@@ -1,16 +1,15 @@
 //! `bowline status`: how this node is, by the control socket of its daemon.
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
-use daemon::status::{PeerStatus, SOCKET, Status, seconds};
+use daemon::status::{PeerStatus, Status, seconds};
 
-/// How long the daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::columns::{aligned, counted, joined};
+use crate::control::ask;
 
 /// How this node is. Exits with 1 when it can't carry new pods.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +24,7 @@ pub struct StatusArgs {
 
 /// Asks and prints.
 pub fn run(args: &StatusArgs) -> ExitCode {
-    let told = ask(&args.run_dir.join(SOCKET)).and_then(|text| {
+    let told = ask(&args.run_dir, "/status").and_then(|text| {
         let status =
             serde_json::from_str::<Status>(&text).map_err(|error| format!("the daemon's answer: {error}"))?;
         Ok((text, status))
@@ -42,31 +41,6 @@ pub fn run(args: &StatusArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn ask(socket: &Path) -> Result<String, String> {
-    let shown = socket.display();
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!("bowlined does not run on this node: nobody listens at {shown}")
-        }
-        _ => format!("{shown}: {error}"),
-    })?;
-    let mut answer = String::new();
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| {
-            stream.write_all(b"GET /status HTTP/1.1\r\nHost: bowlined\r\nConnection: close\r\n\r\n")
-        })
-        .and_then(|()| stream.read_to_string(&mut answer))
-        .map_err(|error| format!("bowlined does not answer at {shown}: {error}"))?;
-    body(&answer).map(str::to_owned).ok_or_else(|| format!("{shown}: not the answer of a bowlined"))
-}
-
-/// The body of a whole answer with status 200.
-fn body(answer: &str) -> Option<&str> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split(' ').nth(1).filter(|code| *code == "200").map(|_| body)
 }
 
 fn table(status: &Status, now: u64) -> String {
@@ -130,9 +104,10 @@ fn peers(peers: &[PeerStatus]) -> String {
     if peers.is_empty() {
         return "\nno other nodes\n".to_owned();
     }
-    let mut rows = vec![["NODE", "ADDRESSES", "POD CIDRS", "VIA", "PROBLEM"].map(str::to_owned)];
+    let title = ["NODE", "ADDRESSES", "POD CIDRS", "VIA", "PROBLEM"];
+    let mut rows = vec![title.map(str::to_owned).to_vec()];
     rows.extend(peers.iter().map(|peer| {
-        [
+        vec![
             peer.name.clone(),
             joined(&peer.ips),
             joined(&peer.pod_cidrs),
@@ -140,18 +115,7 @@ fn peers(peers: &[PeerStatus]) -> String {
             peer.problems.join("; "),
         ]
     }));
-    let widths: Vec<usize> =
-        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = "\n".to_owned();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths.iter().chain([&0])) {
-            line.push_str(&format!("{cell:<width$}  "));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    format!("\n{}", aligned(0, &rows))
 }
 
 fn complaints(status: &Status) -> String {
@@ -169,18 +133,6 @@ fn complaints(status: &Status) -> String {
         }
     }
     text
-}
-
-fn joined(things: &[impl ToString]) -> String {
-    things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn counted(count: usize, thing: &str) -> String {
-    match (count, thing.strip_suffix('y')) {
-        (1, _) => format!("1 {thing}"),
-        (_, Some(stem)) => format!("{count} {stem}ies"),
-        (_, None) => format!("{count} {thing}s"),
-    }
 }
 
 #[cfg(test)]
@@ -223,12 +175,5 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "{line}\n{text}");
         }
-    }
-
-    #[test]
-    fn only_a_whole_answer_counts() {
-        assert_eq!(body("HTTP/1.1 200 OK\r\na: b\r\n\r\n{}"), Some("{}"));
-        assert_eq!(body("HTTP/1.1 404 Not Found\r\n\r\n{}"), None);
-        assert_eq!(body("garbage"), None);
     }
 }

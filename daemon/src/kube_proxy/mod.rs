@@ -19,3 +19,6 @@ pub mod value;
 
 pub use decided::{Decided, decide};
 pub use flags::Line;
+
+/// Name of the control socket in the run directory: it answers questions about Services, as bowlined's does.
+pub const SOCKET: &str = "kube-proxy.sock";

@@ -159,9 +159,10 @@ fn done(packet: &Packet<'_>, plan: &ServicePlan, kernel: &Kernel) -> Option<Stri
 /// Where the kernel does otherwise. Its words name every endpoint that it leads to.
 fn differences(fate: &Fate, does: Option<&str>) -> Vec<String> {
     match (&fate.verdict, does) {
-        (Verdict::Endpoints(_) | Verdict::Reject, None) if fate.service.is_some() => {
-            vec!["the kernel has nothing for this address and port".to_owned()]
-        }
+        (Verdict::NotOurs, None) => Vec::new(),
+        // Addresses of service CIDRs that are no Service's are nothing that a dataplane lists.
+        (Verdict::Drop, None) if fate.service.is_none() => Vec::new(),
+        (_, None) => vec!["the kernel has nothing for this address and port".to_owned()],
         (Verdict::Endpoints(endpoints), Some(does)) => {
             let missing = endpoints.iter().filter(|(endpoint, _)| !names(does, *endpoint));
             missing.map(|(endpoint, _)| format!("the kernel does not lead to {endpoint}")).collect()
