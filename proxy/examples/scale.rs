@@ -1,30 +1,51 @@
-//! What Services cost: `cargo run --release -p bowline-proxy --example scale -- [SERVICES] [ENDPOINTS]`, as root.
+//! What Services cost: `cargo run --release -p bowline-proxy --example scale -- [SERVICES] [ENDPOINTS] [--backend NAME]`,
+//! as root. NAME is nftables (if none is given), iptables (whichever variant suits), iptables-nft or iptables-legacy.
 //!
 //! Makes a network namespace of its own, plans and syncs so many Services there with so many endpoints each, and then
-//! changes one endpoint a thousand times. Prints milliseconds.
+//! changes one endpoint a thousand times (a hundred times where that takes programs). Prints milliseconds.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use kernel::iptables::Variant;
+use proxy::iptables::Iptables;
 use proxy::nftables::Nftables;
 use proxy::plan::DetectLocal;
 use proxy::state::{Endpoint, EndpointSlice, Protocol, Service, ServiceName, ServicePort, SlicePort};
-use proxy::{Dataplane as _, DualStack, Family, Report, ServicePlan, Settings, Snapshot};
+use proxy::{Dataplane, DualStack, Family, IptablesOptions, Report, ServicePlan, Settings, Snapshot};
 
-const CHANGES: u32 = 1000;
 /// From the first endpoint of one Service to that of the next: 30,000 Services fit into 10.0.0.0/8.
 const STRIDE: u32 = 500;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u32>());
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let backend = match arguments.iter().position(|argument| argument == "--backend") {
+        Some(at) => arguments.drain(at..(at + 2).min(arguments.len())).nth(1).unwrap_or_default(),
+        None => "nftables".to_owned(),
+    };
+    let mut numbers = arguments.iter().map(|text| text.parse::<u32>());
     let services = numbers.next().transpose()?.unwrap_or(5000);
     let endpoints = numbers.next().transpose()?.unwrap_or(4);
     let space = lab::Space::new_node()?;
-    space.run(|| measure(services, endpoints)).map_err(Into::into)
+    space.run(|| measure(&backend, services, endpoints))
 }
 
-fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
+fn open(backend: &str) -> Result<Box<dyn Dataplane>, Failure> {
+    let options = IptablesOptions::default();
+    Ok(match backend {
+        "nftables" => Box::new(Nftables::open(Family::V4)?),
+        "iptables" => Box::new(Iptables::open(Family::V4, &options)?),
+        "iptables-nft" => Box::new(Iptables::open_variant(Family::V4, Variant::Nft, &options)?),
+        "iptables-legacy" => Box::new(Iptables::open_variant(Family::V4, Variant::Legacy, &options)?),
+        other => return Err(format!("--backend: `{other}` is none of them").into()),
+    })
+}
+
+fn measure(backend: &str, services: u32, endpoints: u32) -> Result<(), Failure> {
+    let changes: u32 = if backend == "nftables" { 1000 } else { 100 };
     let settings = Settings {
         detect_local: DetectLocal::ClusterCidr(DualStack { v4: "10.0.0.0/9".parse().ok(), v6: None }),
         ..Settings::default()
@@ -36,12 +57,12 @@ fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
     }
     let planning = Instant::now();
     let mut plan = ServicePlan::new(&snapshot, &settings, Family::V4);
-    println!("{services} Services x {endpoints} endpoints");
+    println!("{services} Services x {endpoints} endpoints, {backend}");
     println!("  plan                        {}", ms(planning.elapsed()));
-    let mut dataplane = Nftables::open(Family::V4)?;
+    let mut dataplane = open(backend)?;
     show("first sync", &dataplane.sync(&plan, None)?);
     let mut took: Vec<(Duration, usize)> = Vec::new();
-    for round in 1..=CHANGES {
+    for round in 1..=changes {
         let number = round.wrapping_mul(7919) % services;
         // One endpoint is replaced, or leaves.
         let (count, generation) = [(endpoints, round), (endpoints - 1, 0)][round as usize % 2];
@@ -63,9 +84,12 @@ fn measure(services: u32, endpoints: u32) -> kernel::Result<()> {
     println!("  memory of this process      {}", memory());
     show("second sync, everything read", &dataplane.sync(&plan, None)?);
     drop(dataplane);
-    let mut restarted = Nftables::open(Family::V4)?;
+    let mut restarted = open(backend)?;
     show("after a restart", &restarted.sync(&plan, None)?);
-    restarted.cleanup()
+    let removing = Instant::now();
+    restarted.cleanup()?;
+    println!("  cleanup                     {}", ms(removing.elapsed()));
+    Ok(())
 }
 
 fn show(what: &str, report: &Report) {
