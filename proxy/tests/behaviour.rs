@@ -8,9 +8,9 @@ use std::time::Duration;
 use kernel::netlink::{Protocol, Socket};
 use lab::traffic::UdpClient;
 use lab::wait;
-use proxy::nftables::Nftables;
 use proxy::plan::stale;
 use proxy::{Dataplane as _, Family, ServicePlan, Snapshot};
+use support::backend::{Backend, Inside};
 use support::lab::{Outcome, World, connect};
 use support::row::Row;
 use support::{destination, service, service_name, settings, slice, snapshot};
@@ -18,24 +18,29 @@ use support::{destination, service, service_name, settings, slice, snapshot};
 /// A world, a plan, and the dataplane that carries it.
 struct Stage {
     world: World,
+    backend: Backend,
     family: Family,
     snapshot: Snapshot,
     plan: ServicePlan,
-    dataplane: Nftables,
+    dataplane: Inside,
     conntrack: Socket,
 }
 
 impl Stage {
     fn new(family: Family, options: &str, affinity: Option<Duration>) -> Stage {
+        Stage::by(Backend::Nftables, family, options, affinity)
+    }
+
+    fn by(backend: Backend, family: Family, options: &str, affinity: Option<Duration>) -> Stage {
         let world = World::new();
         let row = Row::with_options(options);
         let mut snapshot = snapshot(&row);
         snapshot.set_service(proxy::state::Service { affinity, ..service(&row) });
         let plan = ServicePlan::new(&snapshot, &settings(&row), family);
-        let mut dataplane = world.node.run(|| Nftables::open(family)).expect("nf_tables");
+        let mut dataplane = backend.open(&world.node, family);
         let conntrack = world.node.run(|| Socket::open(Protocol::Netfilter)).expect("a socket");
         dataplane.sync(&plan, None).expect("a sync");
-        Stage { world, family, snapshot, plan, dataplane, conntrack }
+        Stage { world, backend, family, snapshot, plan, dataplane, conntrack }
     }
 
     /// Other endpoints, synced as a change, stale flows forgotten; the elements touched, and the flows.
@@ -51,6 +56,12 @@ impl Stage {
         (report.elements, forgotten.expect("flows can be forgotten"))
     }
 
+    /// Another process takes over; what it changed.
+    fn restart(&mut self) -> proxy::Report {
+        self.dataplane = self.backend.open(&self.world.node, self.family);
+        self.dataplane.sync(&self.plan, None).expect("a sync after a restart")
+    }
+
     fn ask(&self, sender: &str, frontend: &str) -> String {
         let to = destination(self.family, frontend);
         match connect(self.world.space(sender), to, wait::patience()) {
@@ -60,10 +71,15 @@ impl Stage {
     }
 }
 
+/// Every dataplane for both families.
+fn everywhere() -> impl Iterator<Item = (Backend, Family)> {
+    Backend::ALL.into_iter().flat_map(|backend| Family::BOTH.map(|family| (backend, family)))
+}
+
 #[test]
 fn a_client_stays_with_its_endpoint_until_that_is_gone() {
-    for family in Family::BOTH {
-        let mut stage = Stage::new(family, "", Some(Duration::from_secs(600)));
+    for (backend, family) in everywhere() {
+        let mut stage = Stage::by(backend, family, "", Some(Duration::from_secs(600)));
         let frontends = ["cluster-ip", "node-port", "load-balancer", "external-ip"];
         let first = stage.ask("pod", "cluster-ip");
         for round in 0..20 {
@@ -78,20 +94,23 @@ fn a_client_stays_with_its_endpoint_until_that_is_gone() {
         for _ in 0..20 {
             assert_eq!(stage.ask("pod", "cluster-ip"), other, "the new choice holds");
         }
-        let table = stage.world.node.sh("nft list ruleset");
-        assert!(table.contains("pick-2-for-600s"), "{table}");
+        if backend == Backend::Nftables {
+            let table = stage.world.node.sh("nft list ruleset");
+            assert!(table.contains("pick-2-for-600s"), "{table}");
+        }
     }
 }
 
 #[test]
 fn a_restarted_proxy_still_knows_its_clients() {
-    let mut stage = Stage::new(Family::V4, "", Some(Duration::from_secs(600)));
-    let first = stage.ask("outside", "cluster-ip");
-    stage.dataplane = stage.world.node.run(|| Nftables::open(Family::V4)).expect("nf_tables");
-    let report = stage.dataplane.sync(&stage.plan, None).expect("a sync");
-    assert_eq!((report.elements, report.requests), (0, 0));
-    for _ in 0..20 {
-        assert_eq!(stage.ask("outside", "cluster-ip"), first);
+    for (backend, family) in everywhere() {
+        let mut stage = Stage::by(backend, family, "", Some(Duration::from_secs(600)));
+        let first = stage.ask("outside", "cluster-ip");
+        let report = stage.restart();
+        assert_eq!((report.elements, report.requests), (0, 0));
+        for _ in 0..20 {
+            assert_eq!(stage.ask("outside", "cluster-ip"), first);
+        }
     }
 }
 
@@ -108,16 +127,16 @@ fn a_client_is_forgotten_when_its_time_is_over() {
 
 #[test]
 fn udp_clients_follow_their_service() {
-    for family in Family::BOTH {
-        let mut stage = Stage::new(family, "eps=local", None);
+    for (backend, family) in everywhere() {
+        let mut stage = Stage::by(backend, family, "eps=local", None);
         for (frontend, sender) in [("cluster-ip", "pod"), ("node-port", "outside"), ("load-balancer", "node")]
         {
             stage.endpoints("local");
             let client = UdpClient::new(stage.world.space(sender), destination(family, frontend));
             let answer = |client: &UdpClient| client.ask().unwrap_or_default();
-            assert!(answer(&client).starts_with("local "), "{family} {frontend}");
+            assert!(answer(&client).starts_with("local "), "{backend:?} {family} {frontend}");
             let (_, forgotten) = stage.endpoints("remote");
-            assert!(forgotten > 0, "{family} {frontend}");
+            assert!(forgotten > 0, "{backend:?} {family} {frontend}");
             wait::until("the same socket to reach the other endpoint", || {
                 answer(&client).starts_with("remote ").then_some(())
             });
@@ -157,7 +176,21 @@ fn one_endpoint_is_three_elements_at_most() {
 
 #[test]
 fn endpoints_replaced_under_load_cost_no_connection() {
-    let mut stage = Stage::new(Family::V4, "", None);
+    replaced_under_load(Backend::Nftables);
+}
+
+#[test]
+fn endpoints_replaced_under_load_by_iptables_cost_no_connection() {
+    replaced_under_load(Backend::IptablesNft);
+}
+
+#[test]
+fn endpoints_replaced_under_load_by_legacy_iptables_cost_no_connection() {
+    replaced_under_load(Backend::IptablesLegacy);
+}
+
+fn replaced_under_load(backend: Backend) {
+    let mut stage = Stage::by(backend, Family::V4, "", None);
     let to = destination(Family::V4, "cluster-ip");
     let from = stage.world.pod.clone();
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -173,8 +206,7 @@ fn endpoints_replaced_under_load_cost_no_connection() {
             // Terminating endpoints serve until they are gone, as graceful ones do.
             stage.endpoints(["local!,remote", "remote", "local,remote", "local,remote!", "local"][round % 5]);
             if round % 100 == 50 {
-                stage.dataplane = stage.world.node.run(|| Nftables::open(Family::V4)).expect("nf_tables");
-                stage.dataplane.sync(&stage.plan, None).expect("a sync after a restart");
+                stage.restart();
             }
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
