@@ -17,7 +17,7 @@ use crate::{Errno, Error, Result};
 
 mod host;
 
-pub use host::Version;
+pub use host::{HINTS, Version};
 
 /// How often a plan is made anew because the table changed under it.
 const TRIES: usize = 30;

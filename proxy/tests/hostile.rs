@@ -68,6 +68,8 @@ fn carried(snapshot: &Snapshot) -> ServicePlan {
         dataplane.sync(&plan, None).expect("the kernel takes it");
         let again = dataplane.sync(&plan, None).expect("a second sync");
         assert_eq!(again.requests, 0, "{backend:?}: a second sync emits nothing");
+        dataplane.cleanup().expect("a cleanup");
+        assert_eq!(backend.traces(&space), "", "{backend:?}: cleanup leaves no trace");
     }
     plan
 }

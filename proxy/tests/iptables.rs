@@ -219,11 +219,8 @@ fn rules_of_an_older_kube_proxy_are_taken_over() {
         script += ":KUBE-XLB-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n\
                    -A KUBE-XLB-AAAAAAAAAAAAAAAA -j KUBE-SVC-AAAAAAAAAAAAAAAA\n\
                    -I KUBE-SERVICES -d 10.96.9.9/32 -p tcp -m tcp --dport 80 -j KUBE-XLB-AAAAAAAAAAAAAAAA\nCOMMIT\n";
-        // Opening the dataplane has looked for the kernel's counters; the rules need them.
+        // The listing's rules need the kernel's counters, which a sync makes.
         stage.dataplane.sync(&stage.plan, None).expect("a sync");
-        stage.dataplane.cleanup().expect("a cleanup");
-        let counters = stage.backend.open(&stage.space, Family::V4).sync(&stage.plan, None);
-        counters.expect("a sync");
         for table in ["filter", "nat", "mangle"] {
             stage.iptables(&format!("-t {table} -F"));
             stage.iptables(&format!("-t {table} -X"));
@@ -299,6 +296,74 @@ fn cleanup_leaves_what_is_not_ours() {
         assert_eq!(stage.save(), expected, "{which:?}");
         stage.dataplane.cleanup().expect("twice is nothing more");
         assert_eq!(stage.save(), expected, "{which:?}");
+    }
+}
+
+#[test]
+fn many_services_at_once_are_a_chain_rewritten() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let before = stage.save();
+        let names: BTreeSet<ServiceName> =
+            (0..40).map(|n| ServiceName::new("many", &format!("service-{n}"))).collect();
+        for (n, name) in names.iter().enumerate() {
+            let sketch = Sketch::new("many", &name.name, &format!("10.96.1.{n}"));
+            let sketch = sketch.port("http", Protocol::Tcp, (80, 0), 8080);
+            sketch.endpoints(&[&format!("10.244.3.{n}")]).enter(&mut stage.snapshot);
+        }
+        let touched = stage.plan.update(&stage.snapshot, &names);
+        stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+        assert_eq!(stage.dataplane.drift(&stage.plan).expect("a reading"), Vec::<String>::new());
+        names.iter().for_each(|name| {
+            stage.snapshot.remove_service(name);
+        });
+        let touched = stage.plan.update(&stage.snapshot, &names);
+        stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+        assert_eq!(stage.save(), before, "{which:?}");
+    }
+}
+
+#[test]
+fn health_check_node_ports_follow_their_service() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let name = ServiceName::new("prod", "shop");
+        for port in [31501, 0, 31500] {
+            let mut shop = (**stage.snapshot.service(&name).expect("a Service")).clone();
+            shop.health_check_node_port = port;
+            stage.snapshot.set_service(shop);
+            let touched = stage.plan.update(&stage.snapshot, &BTreeSet::from([name.clone()]));
+            stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+            assert_eq!(stage.dataplane.drift(&stage.plan).expect("a reading"), Vec::<String>::new());
+            let accepts = stage.save().contains(&format!("--dport {port} -j ACCEPT"));
+            assert_eq!(accepts, port != 0, "{which:?} {port}");
+        }
+    }
+}
+
+#[test]
+fn connections_to_localhost_are_counted() {
+    use kernel::netlink::{Protocol, Socket};
+    use support::lab::{Outcome, World, connect};
+    use support::row::Row;
+    let row = Row::with_options("addresses=all");
+    let plan = ServicePlan::new(&support::snapshot(&row), &support::settings(&row), Family::V4);
+    for (backend, _) in VARIANTS {
+        let world = World::new();
+        let mut dataplane = backend.open(&world.node, Family::V4);
+        let mut socket = world.node.run(|| Socket::open(Protocol::Netfilter)).expect("a socket");
+        let mut counters = || proxy::iptables::Counters::read(&mut socket).expect("counters");
+        assert_eq!(counters(), proxy::iptables::Counters::default(), "nothing counts yet");
+        dataplane.sync(&plan, None).expect("a sync");
+        assert_eq!(counters().localhost_accepted, Some(0));
+        let to = support::destination(Family::V4, "loopback");
+        let outcome = connect(&world.node, to, lab::wait::patience());
+        assert!(matches!(outcome, Outcome::Answer { .. }), "{outcome:?}");
+        let counted = counters();
+        assert!(counted.localhost_accepted.is_some_and(|n| n > 0), "{backend:?} {counted:?}");
+        assert_eq!(counted.invalid_dropped, Some(0));
+        dataplane.cleanup().expect("a cleanup");
+        assert_eq!(counters(), proxy::iptables::Counters::default(), "no trace");
     }
 }
 

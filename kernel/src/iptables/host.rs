@@ -7,7 +7,7 @@ use crate::program;
 use crate::{Error, Result};
 
 /// Chains in table mangle by which a kubelet says which variant it uses.
-const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+pub const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
 /// What an iptables program says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

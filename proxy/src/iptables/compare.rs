@@ -220,14 +220,13 @@ fn compare_skeleton(script: &mut Script, plan: &ServicePlan, features: &Features
     let contains = |table, chain: &str, wanted: &str| {
         observed.chain(table, chain).is_some_and(|found| found.iter().any(|rule| rule::is_same(rule, wanted)))
     };
-    if let Some(guard) = skeleton::localhost_guard(plan.site.family, features) {
-        match observed.chain(Table::Filter, names::FIREWALL) {
-            None => script.rewrite(Table::Filter, names::FIREWALL, vec![guard]),
-            Some(_) if contains(Table::Filter, names::FIREWALL, &guard) => {}
-            Some(_) => script.append(Table::Filter, names::FIREWALL, &guard),
-        }
+    let guard = skeleton::guards_localhost(plan.site.family, features).then(skeleton::localhost_guard);
+    if observed.chain(Table::Filter, names::FIREWALL).is_none() {
+        script.rewrite(Table::Filter, names::FIREWALL, guard.into_iter().collect());
+    } else if let Some(guard) = guard.filter(|guard| !contains(Table::Filter, names::FIREWALL, guard)) {
+        script.append(Table::Filter, names::FIREWALL, &guard);
     }
-    for jump in skeleton::jumps(plan.site.family, features) {
+    for jump in skeleton::jumps() {
         if !contains(jump.table, jump.hook, &jump.rule) {
             script.insert(jump.table, jump.hook, &jump.rule);
         }

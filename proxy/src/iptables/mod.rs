@@ -58,6 +58,29 @@ struct State {
     health: BTreeMap<ServiceName, u16>,
 }
 
+/// What the kernel counts for the chains of both families. None where it does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets dropped because conntrack could not make sense of them: kube-proxy's metric
+    /// `iptables_ct_state_invalid_dropped_packets_total`.
+    pub invalid_dropped: Option<u64>,
+    /// Connections to node ports on loopback: `iptables_localhost_nodeports_accepted_packets_total`.
+    pub localhost_accepted: Option<u64>,
+}
+
+impl Counters {
+    /// Reads them. `socket` is a netfilter socket.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn read(socket: &mut Socket) -> Result<Self> {
+        Ok(Counters {
+            invalid_dropped: acct::packets(socket, skeleton::INVALID_COUNTER)?,
+            localhost_accepted: acct::packets(socket, render::LOCALHOST_COUNTER)?,
+        })
+    }
+}
+
 impl Iptables {
     /// Opens the dataplane in the calling thread's network namespace, with the variant of iptables that the kubelet uses,
     /// or that has more rules. Changes nothing.
@@ -99,16 +122,6 @@ impl Iptables {
         let [major, minor, patch] = self.version.number;
         let kind = if self.version.is_nft { "nf_tables" } else { "legacy" };
         format!("{name} v{major}.{minor}.{patch} ({kind})")
-    }
-
-    /// How many packets were dropped because conntrack could not make sense of them, and how many connections there were
-    /// to node ports on loopback; none where the kernel does not count. The counters are the same for both families.
-    ///
-    /// # Errors
-    /// When the kernel can't be asked.
-    pub fn counters(&mut self) -> Result<[Option<u64>; 2]> {
-        let invalid = acct::packets(&mut self.socket, skeleton::INVALID_COUNTER)?;
-        Ok([invalid, acct::packets(&mut self.socket, render::LOCALHOST_COUNTER)?])
     }
 
     fn sync_changes(

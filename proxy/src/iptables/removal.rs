@@ -84,25 +84,38 @@ fn is_bare(saved: &str, left: &Observed<'_>, table: Table) -> bool {
 /// What removes our chains and what leads to them, but for chains that somebody else's lead to.
 fn script(observed: &Observed<'_>) -> Script {
     let mut script = Script::default();
+    let has_firewall = is_firewall_ours(observed);
+    let is_ours = |chain: &str| names::is_ours(chain) || has_firewall && chain == names::FIREWALL;
     for table in TABLES {
         let kept = kept(observed, table);
         let mut chains: Vec<_> = observed.chains(table).collect();
         chains.sort_unstable();
         for (chain, rules) in chains {
-            if names::is_ours(chain) {
+            if is_ours(chain) {
                 if !kept.contains(chain) {
                     script.remove(table, chain);
                 }
                 continue;
             }
             for rule in rules.iter().filter(|_| is_built_in(chain)) {
-                if target_of(rule).is_some_and(|target| names::is_ours(&target) && !kept.contains(&target)) {
+                if target_of(rule).is_some_and(|target| is_ours(&target) && !kept.contains(&target)) {
                     script.delete(table, chain, rule);
                 }
             }
         }
     }
     script
+}
+
+/// Whether nobody but a Service proxy can have made KUBE-FIREWALL: where a kubelet is, it is the kubelet's too, and there it
+/// has more rules.
+fn is_firewall_ours(observed: &Observed<'_>) -> bool {
+    let is_kubelets =
+        |table| kernel::iptables::HINTS.iter().any(|hint| observed.chain(table, hint).is_some());
+    let guard = skeleton::localhost_guard();
+    let rules = observed.chain(Table::Filter, names::FIREWALL);
+    !TABLES.into_iter().any(is_kubelets)
+        && rules.is_some_and(|rules| rules.iter().all(|rule| super::rule::is_same(rule, &guard)))
 }
 
 /// Our chains that chains of others lead to, straight or through each other.
@@ -134,6 +147,24 @@ fn is_built_in(chain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_firewall_chain_is_ours_where_no_kubelet_is() {
+        let guard = skeleton::localhost_guard();
+        let rows = [
+            (format!("*filter\n:KUBE-FIREWALL - [0:0]\n-A KUBE-FIREWALL {guard}\nCOMMIT\n"), true),
+            ("*filter\n:KUBE-FIREWALL - [0:0]\nCOMMIT\n".to_owned(), true),
+            ("*filter\n:KUBE-FIREWALL - [0:0]\n-A KUBE-FIREWALL -j DROP\nCOMMIT\n".to_owned(), false),
+            (
+                "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\n*filter\n:KUBE-FIREWALL - [0:0]\nCOMMIT\n".to_owned(),
+                false,
+            ),
+            ("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n".to_owned(), false),
+        ];
+        for (saved, expected) in rows {
+            assert_eq!(is_firewall_ours(&Observed::parse(&saved)), expected, "{saved}");
+        }
+    }
 
     #[test]
     fn what_others_lead_to_stays() {

@@ -36,7 +36,7 @@ pub(super) struct Jump {
 }
 
 /// The jumps in the order in which each is put at the top of its chain: the last one is first there.
-pub(super) fn jumps(family: Family, features: &Features) -> Vec<Jump> {
+pub(super) fn jumps() -> Vec<Jump> {
     const NEW: &str = "-m conntrack --ctstate NEW";
     let rows: [(Table, &[&'static str], &str, &str, &str); 8] = [
         (
@@ -60,9 +60,8 @@ pub(super) fn jumps(family: Family, features: &Features) -> Vec<Jump> {
         (Table::Nat, &["POSTROUTING"], POSTROUTING, "kubernetes postrouting rules", ""),
         (Table::Filter, &["INPUT", "OUTPUT"], FIREWALL, "", ""),
     ];
-    let is_wanted = |chain: &str| chain != FIREWALL || guards_localhost(family, features);
     let mut jumps = Vec::new();
-    for (table, hooks, chain, words, condition) in rows.into_iter().filter(|row| is_wanted(row.2)) {
+    for (table, hooks, chain, words, condition) in rows {
         let words = if words.is_empty() { String::new() } else { comment(words) };
         let rule = join(&[condition, &words, "-j", chain]);
         jumps.extend(hooks.iter().map(|hook| Jump { table, hook, rule: rule.clone() }));
@@ -127,13 +126,17 @@ pub(super) fn to_node_ports(site: &Site, features: &Features) -> Vec<String> {
 }
 
 /// The rule that keeps strangers from services on loopback while packets to it are routed.
-pub(super) fn localhost_guard(family: Family, features: &Features) -> Option<String> {
-    let rule = join(&[
+pub(super) fn localhost_guard() -> String {
+    join(&[
         "! -s 127.0.0.0/8 -d 127.0.0.0/8",
         &comment("block incoming localnet connections"),
         "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
-    ]);
-    guards_localhost(family, features).then_some(rule)
+    ])
+}
+
+/// Whether that rule is needed.
+pub(super) fn guards_localhost(family: Family, features: &Features) -> bool {
+    family == Family::V4 && features.localhost_node_ports
 }
 
 /// How node ports on loopback are served.
@@ -147,8 +150,4 @@ pub(super) fn localhost(site: &Site, features: &Features) -> Localhost {
 
 fn serves_localhost(site: &Site, features: &Features) -> bool {
     guards_localhost(site.family, features) && site.has_loopback_node_ports
-}
-
-fn guards_localhost(family: Family, features: &Features) -> bool {
-    family == Family::V4 && features.localhost_node_ports
 }

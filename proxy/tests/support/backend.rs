@@ -37,14 +37,10 @@ impl Backend {
         Inside { space: space.clone(), dataplane }
     }
 
-    /// What a cleanup has left in a node, besides what it must leave: the kubelet's chain, and tables that the legacy
-    /// variant has no way to unload.
+    /// What a cleanup has left in a node, besides built-in chains: the legacy variant has no way to unload its tables.
     pub fn traces(self, space: &Space) -> String {
         let ruleset = match self {
-            Backend::Nftables => space.sh("nft list ruleset"),
-            Backend::IptablesNft => {
-                ["iptables-nft-save", "ip6tables-nft-save"].map(|program| space.sh(program)).concat()
-            }
+            Backend::Nftables | Backend::IptablesNft => return space.sh("nft list ruleset"),
             Backend::IptablesLegacy => {
                 ["iptables-legacy-save", "ip6tables-legacy-save"].map(|program| space.sh(program)).concat()
             }
@@ -52,7 +48,7 @@ impl Backend {
         let is_left = |line: &&str| {
             let is_built_in = line.starts_with(':') && !line.contains(" - ");
             let is_frame = line.starts_with(['#', '*']) || *line == "COMMIT" || line.is_empty();
-            !is_frame && !is_built_in && !line.contains("KUBE-FIREWALL")
+            !is_frame && !is_built_in
         };
         let lines: Vec<&str> = ruleset.lines().filter(is_left).collect();
         lines.join("\n")
