@@ -5,7 +5,8 @@
 //! Settings                                                                           └─ nftables: diff ─► one batch
 //! ```
 //! [`state`] holds what the API says, as far as a proxy cares. [`plan`] decides, purely, what every packet to a Service
-//! gets; nothing is decided after it. A [`Dataplane`] translates a plan: [`nftables`] into a table of its own.
+//! gets; nothing is decided after it. A [`Dataplane`] translates a plan: [`nftables`] into a table of its own,
+//! [`iptables`] into kube-proxy's chains.
 //! README.md beside this crate explains the table, hook by hook.
 
 pub mod conntrack;
