@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use proxy::state::{Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName, ServicePort};
+use proxy::state::{
+    Ingress, IngressMode, Policy, Protocol, SCHEDULER_ANNOTATION, Service, ServiceKind, ServiceName,
+    ServicePort,
+};
 use proxy::{Change, DualStack};
 use serde::Deserialize;
 
@@ -126,6 +129,7 @@ pub fn decode(object: &ServiceObject, faults: &mut Vec<Fault>) -> Option<Service
         external_policy: local("spec.externalTrafficPolicy", &spec.external_traffic_policy, faults),
         health_check_node_port: metadata::port("spec.healthCheckNodePort", health, faults).unwrap_or(0),
         is_foreign: metadata.label(PROXY_NAME).is_some(),
+        scheduler: metadata.annotation(SCHEDULER_ANNOTATION).unwrap_or_default().into(),
         ..Service::new(name)
     })
 }
@@ -288,5 +292,21 @@ impl Kind for Services {
 
     fn all(&mut self, services: Vec<Service>) -> Change {
         Change::Services(services)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_names_its_scheduler_by_annotation() {
+        let decoded = |annotations: serde_json::Value| {
+            let object = serde_json::json!({"metadata": {"name": "a", "annotations": annotations}});
+            decode(&serde_json::from_value(object).unwrap(), &mut Vec::new()).unwrap().scheduler
+        };
+        assert_eq!(&*decoded(serde_json::json!({SCHEDULER_ANNOTATION: "wrr"})), "wrr");
+        assert_eq!(&*decoded(serde_json::json!({"other": "wrr"})), "");
+        assert_eq!(&*decoded(serde_json::Value::Null), "");
     }
 }
