@@ -51,6 +51,11 @@ impl IfName {
         if text.contains('%') {
             return refuse("interface name contains %, which the kernel takes for a pattern");
         }
+        if text == "all" || text == "default" {
+            return refuse(
+                "interface name is one under which the kernel keeps the settings of every interface",
+            );
+        }
         Ok(IfName(text.to_owned()))
     }
 

@@ -91,6 +91,16 @@ fn bad_id_bad_ifname_bad_name() {
         ("CNI_IFNAME", "..", "interface name is . or ..|.."),
         ("CNI_IFNAME", "a/b", "interface name contains / or : or whitespace characters|a/b"),
         ("CNI_IFNAME", "eth%d", "interface name contains %, which the kernel takes for a pattern|eth%d"),
+        (
+            "CNI_IFNAME",
+            "all",
+            "interface name is one under which the kernel keeps the settings of every interface|all",
+        ),
+        (
+            "CNI_IFNAME",
+            "default",
+            "interface name is one under which the kernel keeps the settings of every interface|default",
+        ),
         ("CNI_IFNAME", "a:b", "interface name contains / or : or whitespace characters|a:b"),
         ("CNI_IFNAME", "a\u{2003}b", "interface name contains / or : or whitespace characters|a\u{2003}b"),
     ] {

@@ -50,6 +50,16 @@ fn list_first_malformed_earlier_file_is_reported() {
 }
 
 #[test]
+fn what_is_no_file_is_not_waited_for() {
+    let stage = Stage::new(&[]);
+    stage.conf("20.conflist", LIST);
+    let pipe = stage.path("net.d").join("10.conflist");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let e = find(&stage, "net").unwrap_err();
+    assert!(e.msg.contains("10.conflist") && e.msg.ends_with("not a regular file"), "{e}");
+}
+
+#[test]
 fn list_first_nested_directories_are_ignored() {
     let stage = Stage::new(&[]);
     stage.conf("deep/10.conflist", LIST);

@@ -39,6 +39,33 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
+/// Opens a file to lock it; a pipe's other end is not waited for.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// All of a regular file that has at most `limit` bytes, symbolic links followed. Nothing that may never end is read:
+/// a pipe without a writer, a device.
+///
+/// # Errors
+/// Why it cannot be opened or read; `InvalidInput` for what is no regular file, `FileTooLarge` for a longer one.
+pub fn read_whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::from_raw_os_error(libc::EISDIR));
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, limit.saturating_add(1)), &mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// Names an unnamed file. `AlreadyExists` when the name is taken: nothing is ever replaced.
 pub fn link(file: &File, name: &Path) -> io::Result<()> {
     let from = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes())?;
@@ -118,6 +145,26 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("kernel-file-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a scratch directory");
         dir
+    }
+
+    #[test]
+    fn what_may_never_end_is_not_read() {
+        let dir = scratch("endless");
+        let (file, link) = (dir.join("file"), dir.join("link"));
+        std::fs::write(&file, b"12345").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        let kind = |path: &str, limit| read_whole(Path::new(path), limit).map_err(|e| e.kind());
+        let shown = link.display().to_string();
+        assert_eq!(kind(&shown, 5), Ok(b"12345".to_vec()));
+        assert_eq!(kind(&shown, 4), Err(io::ErrorKind::FileTooLarge));
+        assert_eq!(kind("/dev/zero", 5), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(kind("/", 5), Err(io::ErrorKind::IsADirectory));
+        assert_eq!(kind("/nonexistent", 5), Err(io::ErrorKind::NotFound));
+        let pipe = dir.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("coreutils");
+        assert!(made.success());
+        assert_eq!(kind(&pipe.display().to_string(), 5), Err(io::ErrorKind::InvalidInput));
+        std::fs::remove_dir_all(dir).expect("removed");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! A netlink socket stays in the namespace it was opened in, so most work never enters a namespace at all:
 //! [`crate::netlink::Socket::open_in`] enters once, on a thread of its own, and hands the socket back.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,7 +38,9 @@ impl Netns {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let doing = || format!("open network namespace {}", path.display());
-        let file = File::open(path).map_err(|e| Error::io(doing(), e))?;
+        // A pipe at that path must not make the caller wait for its other end.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|e| Error::io(doing(), e))?;
         let magic = filesystem_magic(&file).map_err(|e| Error::io(doing(), e))?;
         if (magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC) || !may_be_network(&file) {
             return Err(Error::NotANetns { path: path.to_owned() });

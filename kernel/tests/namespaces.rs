@@ -26,6 +26,15 @@ fn netns_callback_runs_inside_and_the_thread_stays_outside() {
 }
 
 #[test]
+fn netns_path_that_is_a_pipe_is_refused_at_once() {
+    let pipe = std::env::temp_dir().join(format!("netns-pipe-{}", std::process::id()));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("coreutils").success());
+    let refused = Netns::open(&pipe).expect_err("a pipe is no namespace");
+    std::fs::remove_file(&pipe).expect("removed");
+    assert!(matches!(refused, kernel::Error::NotANetns { .. }), "{refused}");
+}
+
+#[test]
 fn netns_closed_ones_leak_to_no_thread_under_load() {
     let entered = AtomicUsize::new(0);
     std::thread::scope(|scope| {

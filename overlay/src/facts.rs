@@ -31,7 +31,7 @@ impl NodeFacts {
     /// A sentence that names the file: it is absent, or not what the daemon writes.
     pub fn read(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let text = std::fs::read(path).map_err(|error| match error.kind() {
+        let text = kernel::file::read_whole(path, 1 << 20).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 format!("{shown} is absent: bowlined has not (yet) readied this node for pods")
             }

@@ -66,6 +66,9 @@ impl Ipv6 {
     }
 }
 
+/// RFC 8200, section 5.
+const IPV6_MIN_MTU: u32 = 1280;
+
 /// A pod's interface, seen through a socket in its namespace.
 #[derive(Debug)]
 pub struct Inside {
@@ -86,15 +89,23 @@ pub struct Inside {
 pub fn enter(pod: &Netns, ifname: &str, duplicates: Duplicates, result: &AddResult) -> Result<Inside> {
     let ipv6 = Ipv6::of(result);
     let opened = pod.run(|| {
-        prepare(ifname, duplicates, ipv6)?;
+        let prepared = prepare(ifname, duplicates, ipv6);
         let probed = ipv6 != Ipv6::Untouched && duplicates == Duplicates::Probed;
         let monitor = if probed { Some(Monitor::open(&[GROUP_IPV6_ADDR])?) } else { None };
-        Ok::<_, kernel::Error>((Socket::open(Protocol::Route)?, monitor))
+        Ok::<_, kernel::Error>((prepared, Socket::open(Protocol::Route)?, monitor))
     });
-    let (mut socket, announcements) = opened.and_then(|inner| inner).map_err(kernel_error)?;
+    let (prepared, mut socket, announcements) = opened.and_then(|inner| inner).map_err(kernel_error)?;
     let found = link::find(&mut socket, ifname).map_err(kernel_error)?;
     let link = found.ok_or_else(|| Error::internal(format!("no interface {ifname} in the pod")))?;
-    Ok(Inside { socket, link, announcements })
+    match prepared {
+        Ok(()) => Ok(Inside { socket, link, announcements }),
+        // The kernel takes IPv6 off such a link.
+        Err(_) if link.mtu < IPV6_MIN_MTU => Err(Error::config(format!(
+            "mtu: {} of {ifname} is less than the {IPV6_MIN_MTU} bytes that IPv6 needs",
+            link.mtu
+        ))),
+        Err(error) => Err(kernel_error(error)),
+    }
 }
 
 /// Runs inside the pod. Where it gets no IPv6 address its IPv6 is left alone.

@@ -8,24 +8,33 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cni::{AddResult, Call, Error, GcCall, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, Error, GcCall, IpConfig, Plugin, Result, StatusCall};
+
+/// Those of our plug-ins that give addresses.
+const IPAM: [&str; 2] = ["host-local", "static"];
 
 /// Asks for addresses.
 ///
 /// # Errors
-/// The delegate's own, or that it gave no address at all.
+/// The delegate's own; it gave no address at all, or a gateway of another family.
 pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let name = &call.conf.ipam_type;
-    let result = match ours(name, &call.path) {
+    let result = match find(name, &call.path)? {
         Some(plugin) => plugin.add(call)?,
         None => cni::delegate::add(&call.path, name, &call.conf)?,
     };
-    if result.ips.is_empty() {
-        // It may hold something all the same.
-        let _ = del(&call.clone().into_del());
-        return Err(Error::internal(format!("IPAM plugin {name} returned no IP addresses")));
-    }
-    Ok(result)
+    let crossed = |ip: &&IpConfig| ip.gateway.is_some_and(|gw| gw.is_ipv4() != ip.address.is_ipv4());
+    let wrong = match (result.ips.is_empty(), result.ips.iter().find(crossed)) {
+        (true, _) => Error::internal(format!("IPAM plugin {name} returned no IP addresses")),
+        (false, None) => return Ok(result),
+        (false, Some(IpConfig { address, gateway, .. })) => {
+            let gateway = gateway.map(|gw| gw.to_string()).unwrap_or_default();
+            Error::config(format!("ipam: gateway: {gateway} is of another family than {address} ({name})"))
+        }
+    };
+    // It may hold something all the same.
+    let _ = del(&call.clone().into_del());
+    Err(wrong)
 }
 
 /// Gives the addresses back.
@@ -34,7 +43,11 @@ pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
 /// The delegate's own.
 pub fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match ours(name, &call.path) {
+    if gives_none(name) {
+        // No ADD has got anything from it.
+        return Ok(());
+    }
+    match find(name, &call.path)? {
         Some(plugin) => plugin.del(call),
         None => cni::delegate::del(&call.path, name, &call.conf),
     }
@@ -46,7 +59,7 @@ pub fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
 /// The delegate's own.
 pub fn check(call: &Call<PathBuf>) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match ours(name, &call.path) {
+    match find(name, &call.path)? {
         Some(plugin) => plugin.check(call),
         None => cni::delegate::check(&call.path, name, &call.conf),
     }
@@ -58,7 +71,10 @@ pub fn check(call: &Call<PathBuf>) -> Result<()> {
 /// The delegate's own.
 pub fn gc(call: &GcCall) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match ours(name, &call.path) {
+    if gives_none(name) {
+        return Ok(());
+    }
+    match find(name, &call.path)? {
         Some(plugin) => plugin.gc(call),
         None => cni::delegate::gc(&call.path, name, &call.conf),
     }
@@ -70,10 +86,25 @@ pub fn gc(call: &GcCall) -> Result<()> {
 /// The delegate's own.
 pub fn status(call: &StatusCall) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match ours(name, &call.path) {
+    match find(name, &call.path)? {
         Some(plugin) => plugin.status(call),
         None => cni::delegate::status(&call.path, name, &call.conf),
     }
+}
+
+/// Whether `name` is one of our plug-ins that give no addresses. It is refused whoever's binary it is: one that
+/// delegates itself would call itself without end.
+fn gives_none(name: &str) -> bool {
+    !IPAM.contains(&name) && crate::find(name).is_some()
+}
+
+/// What serves the delegate in this process; none when it is to be executed.
+fn find(name: &str, path: &[PathBuf]) -> Result<Option<&'static dyn Plugin>> {
+    if gives_none(name) {
+        return Err(Error::config(format!("ipam: type: {name:?} is a plugin that gives no addresses")));
+    }
+    cni::exec::find(name, path).map_err(|e| e.context("ipam"))?;
+    Ok(ours(name, path))
 }
 
 /// Whether the delegate called `name` would be served in this process, and by what.

@@ -221,6 +221,14 @@ fn range_defaults_and_refusals() {
             "ranges[0][0].subnet: 192.0.2.1/24 has host bits set; the network address is 192.0.2.0",
         ),
         (json!({ "subnet": "192.0.2.0/31" }), "ranges[0][0].subnet: network 192.0.2.0/31 is too small"),
+        (
+            json!({ "subnet": "224.0.0.0/24" }),
+            "ranges[0][0].subnet: 224.0.0.0/24 holds no addresses that a pod",
+        ),
+        (
+            json!({ "subnet": "127.0.0.0/8" }),
+            "ranges[0][0].subnet: 127.0.0.0/8 holds no addresses that a pod",
+        ),
         (json!({ "subnet": "192.0.2.0/32" }), "ranges[0][0].subnet: network 192.0.2.0/32 is too small"),
         (json!({ "subnet": "fd00::/127" }), "ranges[0][0].subnet: network fd00::/127 is too small"),
         (

@@ -28,7 +28,16 @@ pub(super) fn folder(dir: &Path) -> Result<Vec<PluginConf>> {
 }
 
 pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| unreadable(file, &e))
+    read_regular(file).map_err(|e| unreadable(file, &e))
+}
+
+/// A pipe at that place would never end.
+pub(crate) fn read_regular(file: &Path) -> std::io::Result<Vec<u8>> {
+    let kind = std::fs::metadata(file)?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return std::fs::read(file);
+    }
+    Err(std::io::Error::new(ErrorKind::InvalidInput, "not a regular file"))
 }
 
 /// The files of a directory with one of these extensions, by name; a missing directory has none.

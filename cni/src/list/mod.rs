@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+pub(crate) use lookup::read_regular;
+
 use crate::name::check_network_name;
 use crate::version::Number;
 use crate::{Code, Error, Result, Version, json as js};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::RuntimeArgs;
-use crate::list::NetworkList;
+use crate::list::{NetworkList, read_regular};
 use crate::{Code, ContainerId, Error, IfName, Result, json as js, result};
 
 const KIND: &str = "cniCacheV1";
@@ -92,7 +92,7 @@ impl<'a> Cache<'a> {
     /// Code 5 or 6: the file cannot be read, understood, or converted.
     pub fn result(&self, list: &NetworkList, args: &RuntimeArgs) -> Result<Option<Value>> {
         let file = self.file(&list.name, args);
-        let bytes = match fs::read(&file) {
+        let bytes = match read_regular(&file) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::new(Code::IO, format!("{}: {e}", file.display()))),
@@ -123,7 +123,7 @@ impl<'a> Cache<'a> {
         }
         files.sort();
         files.retain(|file| !file_name(file).starts_with('.'));
-        let read = |file: &PathBuf| parse(&fs::read(file).ok()?).ok()?.into_cached();
+        let read = |file: &PathBuf| parse(&read_regular(file).ok()?).ok()?.into_cached();
         Ok(files.iter().filter_map(read).collect())
     }
 }

@@ -260,6 +260,9 @@ fn ensure_subnet(key: &str, subnet: IpNetwork) -> Result<()> {
     if subnet.prefix() > Family::of(subnet.ip()).width() - 2 {
         return Err(Error::config(format!("{key}.subnet: network {subnet} is too small to allocate from")));
     }
+    if subnet.ip().is_multicast() || subnet.ip().is_loopback() {
+        return Err(Error::config(format!("{key}.subnet: {subnet} holds no addresses that a pod can have")));
+    }
     if subnet.ip() != subnet.network() {
         return Err(Error::config(format!(
             "{key}.subnet: {subnet} has host bits set; the network address is {}",

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use cni::{Code, Dns, Error, Result};
 
+/// Bytes of the longest file that is read.
+const LONGEST: u64 = 1 << 20;
+
 /// Reads a file.
 ///
 /// # Errors
 /// Code 5, naming the key and the file.
 pub fn read(path: &Path) -> Result<Dns> {
-    let text = std::fs::read(path)
+    let text = kernel::file::read_whole(path, LONGEST)
         .map_err(|e| Error::new(Code::IO, format!("ipam.resolvConf: read {}: {e}", path.display())))?;
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
@@ -52,5 +55,7 @@ mod tests {
         let error = read(Path::new("/nonexistent/resolv.conf")).expect_err("no such file");
         assert_eq!(error.code, Code::IO);
         assert!(error.msg.starts_with("ipam.resolvConf: read /nonexistent/resolv.conf: "), "{error}");
+        let endless = read(Path::new("/dev/zero")).expect_err("no end");
+        assert_eq!(endless.msg, "ipam.resolvConf: read /dev/zero: not a regular file");
     }
 }

@@ -348,7 +348,9 @@ impl Leases for View<'_, '_> {
 
     fn last_reserved(&self, set: usize) -> Option<IpAddr> {
         let pointer = self.locked.store.dir.join(format!("last_reserved_ip.{set}"));
-        std::fs::read_to_string(pointer).ok()?.trim().parse().ok()
+        // No address is longer.
+        let text = kernel::file::read_whole(&pointer, 64).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
     }
 }
 
@@ -362,7 +364,7 @@ fn lease_name(name: &str) -> Option<IpAddr> {
 pub fn flock(path: &Path) -> io::Result<File> {
     let path = if path.is_dir() { path.join("lock") } else { path.to_owned() };
     loop {
-        let lock = match File::open(&path) {
+        let lock = match kernel::file::open_lock(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 OpenOptions::new().write(true).create(true).truncate(false).mode(0o750).open(&path)?
             }

@@ -139,8 +139,9 @@ pub fn check_all(netns: &Netns, settings: &[Setting]) -> Result<()> {
 /// # Errors
 /// Names the key; or why the list can't be read.
 pub fn ensure_allowed(settings: &[Setting]) -> Result<()> {
-    let list = match std::fs::read_to_string(ALLOW_LIST) {
-        Ok(list) => list,
+    let list = match kernel::file::read_whole(Path::new(ALLOW_LIST), 1 << 20) {
+        Ok(list) => String::from_utf8(list)
+            .map_err(|_| Error::new(Code::IO, format!("read {ALLOW_LIST}: it is not UTF-8")))?,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::new(Code::IO, format!("read {ALLOW_LIST}: {e}"))),
     };
