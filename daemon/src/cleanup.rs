@@ -7,17 +7,20 @@
 
 use std::path::Path;
 
+use ::proxy::engine::open;
+use ::proxy::nftables::{TABLE, remove_kube_proxy};
+use ::proxy::{Mode, Options};
 use clap::Args;
 use kernel::netlink::{Protocol, Socket};
 use kernel::{link, nft, route, rule};
 use overlay::sync::Dataplane;
-use overlay::{ALIAS, ROUTE_PROTOCOL};
+use overlay::{ALIAS, Family, ROUTE_PROTOCOL};
 
 use crate::config::{Paths, Typed, Word};
 use crate::install::{self, Removal};
 use crate::log::chain_of;
 use crate::node::{forward, masquerade};
-use crate::{conflist, file, lock, status};
+use crate::{conflist, file, lock, proxy, status};
 
 /// The plug-in's bridge.
 const BRIDGE: &str = "bowline0";
@@ -31,6 +34,9 @@ pub struct CleanupArgs {
     /// Even while bowlined runs. It puts everything back at once unless it is stopped.
     #[arg(long)]
     pub force: bool,
+    /// Also what kube-proxy has made for Services, in every mode.
+    #[arg(long)]
+    pub kube_proxy: bool,
     /// File of the daemon's settings, for its directories [/etc/bowline/bowline.yaml, if it is there].
     #[arg(long)]
     pub config: Option<std::path::PathBuf>,
@@ -66,12 +72,19 @@ pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<Stri
     cleanup.file(&paths.cni_conf.join(conflist::FILE));
     cleanup.file(&paths.run.join("node.json"));
     cleanup.rules();
+    for family in Family::BOTH {
+        cleanup.services(family, &paths, args.kube_proxy);
+    }
     cleanup.overlay();
     cleanup.bridge();
     cleanup.leases(Path::new(status::LEASES));
-    for path in
-        [paths.run.join(status::SOCKET), paths.run.join(lock::FILE), paths.state.join("wireguard.key")]
-    {
+    for path in [
+        paths.run.join(status::SOCKET),
+        paths.run.join(lock::FILE),
+        paths.state.join("wireguard.key"),
+        proxy::record(&paths.state),
+        paths.state.join("api-servers.json"),
+    ] {
         cleanup.file(&path);
     }
     for directory in [&paths.run, &paths.state] {
@@ -92,6 +105,16 @@ fn paths(args: &CleanupArgs) -> Result<Paths, String> {
     };
     let (path, file) = Typed::read_or_default(args.config.as_deref())?;
     Paths::understand(&typed, &file, &path)
+}
+
+/// Whether there is a table of ours that serves nothing.
+fn dataplane_is_there(mode: Mode, family: Family) -> kernel::Result<bool> {
+    if mode != Mode::Nftables {
+        return Ok(true);
+    }
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let family = if family == Family::V4 { nft::Family::Ip } else { nft::Family::Ip6 };
+    nft::table_exists(&mut socket, &nft::Table { family, name: TABLE, comment: "" })
 }
 
 struct Cleanup<'a> {
@@ -160,6 +183,38 @@ impl Cleanup<'_> {
             self.failures.extend(forward::cleanup(&mut socket)?.problems);
         }
         Ok(())
+    }
+
+    /// What the Service proxy has made in a family. A table of our name is ours; chains named as kube-proxy's are only
+    /// where it is written down that we have used that mode, or where kube-proxy's are to go too.
+    fn services(&mut self, family: Family, paths: &Paths, kube_proxy: bool) {
+        let used = proxy::used_modes(&paths.state);
+        let goes = |mode: &Mode| kube_proxy || *mode == Mode::Nftables || used.contains(mode);
+        for mode in Mode::ALL.into_iter().filter(goes) {
+            // What this kernel can't do has left nothing.
+            let Ok(mut dataplane) = open(mode, family, &Options::default()) else { continue };
+            let outcome = dataplane.list().and_then(|served| {
+                let is_there = !served.is_empty() || dataplane_is_there(mode, family)?;
+                if is_there && self.removal == Removal::Now {
+                    dataplane.cleanup()?;
+                }
+                Ok(is_there)
+            });
+            self.tell(outcome, &format!("{family} Services of mode {mode}"));
+        }
+        if kube_proxy && self.removal == Removal::Now {
+            let outcome = remove_kube_proxy(family);
+            self.tell(outcome, &format!("{family} table of kube-proxy"));
+        }
+    }
+
+    fn tell(&mut self, outcome: kernel::Result<bool>, what: &str) {
+        match outcome {
+            Ok(true) => self.done(what),
+            Ok(false) => {}
+            Err(error) if error.is_absent() => {}
+            Err(error) => self.failures.push(chain_of(&error)),
+        }
     }
 
     /// The bridge that the plug-in `vxlan` makes, once no pod is on it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use daemon::source::Feed;
 use daemon::source::api::{self, Config, Timing};
 use daemon::source::publish::{self, Wanted};
+use daemon::source::services;
 use lab::apiserver::{ApiServer, Streaming};
 use lab::daemon::Daemon;
 use lab::{Space, wait};
@@ -143,6 +144,24 @@ fn does_without_services(server: &ApiServer, dir: &Path) {
         server.expire_watches();
         put(server, "c");
         has(&mut feed, 3).await;
+        // What the Service proxy reads; the slices of `kubernetes` tell all servers, of which one answers.
+        server.put(json!({
+            "kind": "EndpointSlice",
+            "metadata": {"namespace": "default", "name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "https", "port": 6443}],
+            "endpoints": [{"addresses": ["192.0.2.77"]}, {"addresses": [SERVER_IP]}],
+        }));
+        std::fs::remove_file(dir.join("state/api-servers.json")).unwrap();
+        let feeds = services::from_api(&config(dir), "a", &[]);
+        let url = format!("https://{SERVER_IP}:6443");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let remembered = || std::fs::read_to_string(dir.join("state/api-servers.json")).unwrap_or_default();
+        while !remembered().contains(&url) || remembered().contains("192.0.2.77") || server.watches() < 5 {
+            assert!(tokio::time::Instant::now() < deadline, "{url} in {}: {:?}", remembered(), feeds.states);
+            // The pause between two looks.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let wanted = Wanted { is_network_up: true, wireguard_key: Some([7; 32]) };
         let (_sender, wanted) = watch::channel(wanted);
         let _problem = publish::run(config(dir), "a".into(), feed.objects.clone(), wanted);

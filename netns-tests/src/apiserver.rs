@@ -1,4 +1,4 @@
-//! A stand-in for kube-apiserver: Nodes in memory, served as the API serves them, and misbehaviour on command.
+//! A stand-in for kube-apiserver: objects in memory, served as the API serves them, and misbehaviour on command.
 //!
 //! ```text
 //!  GET   /api/v1/nodes               list: limit, continue, resourceVersion
@@ -7,6 +7,7 @@
 //!  PATCH /api/v1/nodes/NAME[/status] merge and strategic merge
 //!  GET   /api, /version              where the server is, what it is
 //! ```
+//! Services, EndpointSlices and ServiceCIDRs are listed and watched the same, with the selectors that proxies use.
 //! Plain HTTP on a listener that the caller opened, so that it can live in any network namespace. What it does not
 //! know it answers with 404. Every request is recorded, so that a test can compare with what RBAC grants.
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use self::http::Recorded;
+pub use self::store::Kind;
 use self::store::Store;
 
 /// A running server. It ends when dropped.
@@ -93,6 +95,8 @@ struct State {
     listener: Option<TcpStream>,
     token: Option<String>,
     advertised: String,
+    /// Kinds that this server has never heard of.
+    absent: Vec<Kind>,
     is_stopped: bool,
     /// Watches of an older number end, as `ending` says.
     watch_generation: u64,
@@ -130,6 +134,7 @@ impl ApiServer {
             listener: None,
             token: None,
             advertised: address.to_string(),
+            absent: Vec::new(),
             is_stopped: false,
             watch_generation: 0,
             ending: Ending::Clean,
@@ -154,7 +159,7 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// Creates or replaces a Node. `resourceVersion`, `uid` and `creationTimestamp` are the server's to give.
+    /// Creates or replaces an object; one that does not name its kind is a Node. `resourceVersion`, `uid` and `creationTimestamp` are the server's to give.
     ///
     /// # Panics
     /// When it has no name.
@@ -164,12 +169,22 @@ impl ApiServer {
 
     /// Deletes a Node; whether there was one.
     pub fn delete(&self, name: &str) -> bool {
-        self.change(|state| state.store.delete(name))
+        self.delete_of(Kind::Node, name)
+    }
+
+    /// Deletes an object, `NAMESPACE/NAME` where its kind has namespaces; whether there was one.
+    pub fn delete_of(&self, kind: Kind, name: &str) -> bool {
+        self.change(|state| state.store.delete(kind, name))
+    }
+
+    /// Answers whatever is asked about a kind as a server that is too old for it.
+    pub fn forget_kind(&self, kind: Kind) {
+        self.change(|state| state.absent.push(kind));
     }
 
     /// The Node of this name, as it is now.
     pub fn node(&self, name: &str) -> Option<Value> {
-        self.state().store.nodes.get(name).cloned()
+        self.state().store.node(name).cloned()
     }
 
     /// Befalls the next `times` requests that `target` fits.

@@ -40,7 +40,7 @@ pub use question::{
     Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, Goal, HealthAnswer, Origin, PortAnswer,
     Question, ServiceAnswer, ServicesAnswer, TraceAnswer, TracesAnswer,
 };
-pub use start::start;
+pub use start::{record, start, used_modes};
 
 /// What the proxy does, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

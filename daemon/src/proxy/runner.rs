@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::published::{FamilyState, Published};
 use super::sysctls;
 use super::watcher::Woken;
-use super::{Config, Feeds, Question, addresses, answer};
+use super::{Config, Feeds, Leftovers, Question, addresses, answer};
 use crate::log::chain_of;
 
 /// How soon a failed sync is tried again; doubled each time, up to the sync period.
@@ -24,8 +24,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const LEISURE: u32 = 100;
 /// How long this node's own Node is waited for: without it NodePorts answer on every address.
 const NODE_WITHIN: Duration = Duration::from_secs(10);
-/// How long numbers may be behind the plan while changes keep coming.
-const STALE_NUMBERS: Duration = Duration::from_secs(5);
 
 /// The engine, with its clock.
 pub(super) struct Runner {
@@ -63,7 +61,8 @@ pub(super) struct Clock {
     /// When it was last asked whether the rules are still there at all.
     asked: Option<Instant>,
     census: Census,
-    counted: Option<Instant>,
+    /// When the plan was last counted, and how long that took.
+    counted: Option<(Instant, Duration)>,
     health: Arc<BTreeMap<ServiceName, proxy::plan::HealthCheck>>,
 }
 
@@ -75,6 +74,15 @@ impl Clock {
             Some(doublings) => RETRY.saturating_mul(1 << doublings.min(10)).min(config.sync_period),
         };
         self.ended.map(|ended| ended + pause)
+    }
+
+    /// When the plan is due to be counted anew; none while it is the one that was counted.
+    fn count_due(&self) -> Option<Instant> {
+        match (self.counted, self.ended) {
+            (Some((at, took)), Some(ended)) if at <= ended => Some(at + took.saturating_mul(LEISURE)),
+            (None, ended) => ended,
+            _ => None,
+        }
     }
 
     /// When everything is due to be compared.
@@ -269,6 +277,13 @@ impl Runner {
         if let Some(Err(error)) = &synced.forgotten {
             tracing::warn!(%family, "stale flows can't be forgotten: {}", chain_of(error));
         }
+        if was_first && self.config.leftovers == Leftovers::KubeProxy {
+            match proxy::nftables::remove_kube_proxy(family) {
+                Ok(true) => tracing::info!(%family, "kube-proxy's table is gone"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%family, "kube-proxy's table stays: {}", chain_of(&error)),
+            }
+        }
         for (mode, outcome) in &synced.removed {
             match outcome {
                 Ok(()) => tracing::info!(%family, "what was left of mode {mode} is gone"),
@@ -315,6 +330,7 @@ impl Runner {
         for (family, _) in self.engine.families() {
             let clock = self.clocks.of(family);
             let earliest = clock.earliest(&self.config).unwrap_or(now);
+            due = clock.count_due().map_or(due, |count| due.min(count));
             if self.engine.is_due(family) {
                 due = due.min(earliest);
             } else if let Some(audit) = clock.audit_due(&self.config) {
@@ -326,20 +342,19 @@ impl Runner {
         due
     }
 
-    /// Counts a family's plan anew, unless that was just done.
+    /// Counts a family's plan anew when that is due: after changes, but not after each of very many.
     fn count(&mut self, family: Family, mode: Mode) {
         let clock = self.clocks.of_mut(family);
         let Some(plan) = self.engine.plan(family) else { return };
         if *clock.health != plan.health {
             clock.health = Arc::new(plan.health.clone());
         }
-        let is_calm = self.waiting_since.is_none() || clock.counted.is_none();
-        let is_old = clock.counted.is_none_or(|counted| counted.elapsed() >= STALE_NUMBERS);
-        if clock.counted >= clock.ended || !is_calm || !is_old {
+        if clock.count_due().is_none_or(|due| due > Instant::now()) {
             return;
         }
-        clock.counted = Some(Instant::now());
+        let started = Instant::now();
         let census = Census::of(plan);
+        clock.counted = Some((Instant::now(), started.elapsed()));
         for problem in census.problems.iter().filter(|problem| !clock.census.problems.contains(problem)) {
             tracing::warn!("{problem}");
         }

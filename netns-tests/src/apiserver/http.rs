@@ -61,7 +61,9 @@ fn record(method: &str, target: &str, body: String) -> Recorded {
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (decode(key), decode(value)))
         .collect();
-    let steps: Vec<&str> = path.strip_prefix("/api/v1/").map_or(vec![], |rest| rest.split('/').collect());
+    let of_group = path.strip_prefix("/apis/").and_then(|rest| rest.splitn(3, '/').nth(2));
+    let resources = path.strip_prefix("/api/v1/").or(of_group);
+    let steps: Vec<&str> = resources.map_or(vec![], |rest| rest.split('/').collect());
     let step = |index: usize| steps.get(index).map(|step| (*step).to_owned()).unwrap_or_default();
     let verb = match method {
         "GET" if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => "watch",

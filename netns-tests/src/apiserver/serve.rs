@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::http::{Request, answer, chunk, head};
-use super::store::Store;
+use super::store::{Change, Kind, Store, key_of, selects};
 use super::{Ending, Misbehaviour, Shared, State, Streaming, Target};
 
 const JSON: &str = "application/json";
@@ -57,7 +57,8 @@ fn serve(shared: &Shared, stream: &mut TcpStream, request: &Request) -> io::Resu
     if !is_known {
         return answer(stream, 401, JSON, "", &status(401, "Unauthorized").to_string());
     }
-    if request.recorded.verb == "watch" && request.recorded.resource == "nodes" {
+    let kind = shared.state().kind_of(request);
+    if request.recorded.verb == "watch" && kind.is_some() {
         return watch(shared, stream, request, misbehaviour.as_ref());
     }
     let (code, body) = respond(&mut shared.state(), request);
@@ -80,6 +81,11 @@ fn ended() -> io::Error {
 }
 
 impl State {
+    /// Which kind a request is about, if it is served.
+    fn kind_of(&self, request: &Request) -> Option<Kind> {
+        Kind::of_resource(&request.recorded.resource).filter(|kind| !self.absent.contains(kind))
+    }
+
     fn next_misbehaviour(&mut self, request: &Request) -> Option<Misbehaviour> {
         let verb = request.recorded.verb.as_str();
         let fits = |target: Target| match target {
@@ -115,9 +121,11 @@ fn status(code: u16, message: &str) -> Value {
 /// Everything but watches.
 fn respond(state: &mut State, request: &Request) -> (u16, Value) {
     let asked = &request.recorded;
+    if let ("list", Some(kind)) = (asked.verb.as_str(), state.kind_of(request)) {
+        return list(&state.store, kind, request);
+    }
     match (asked.verb.as_str(), asked.resource.as_str(), asked.subresource.as_str()) {
-        ("list", "nodes", "") => list(&state.store, request),
-        ("get", "nodes", "") => match state.store.nodes.get(&asked.name) {
+        ("get", "nodes", "") => match state.store.node(&asked.name) {
             Some(node) => (200, node.clone()),
             None => (404, status(404, "no such Node")),
         },
@@ -148,7 +156,7 @@ fn respond(state: &mut State, request: &Request) -> (u16, Value) {
 }
 
 /// A page of the list; the continue token is `VERSION/LAST NAME`.
-fn list(store: &Store, request: &Request) -> (u16, Value) {
+fn list(store: &Store, kind: Kind, request: &Request) -> (u16, Value) {
     let query = &request.recorded.query;
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
     let limit: usize = limit.unwrap_or(usize::MAX);
@@ -159,15 +167,24 @@ fn list(store: &Store, request: &Request) -> (u16, Value) {
     if version < store.oldest {
         return (410, status(410, "The provided continue parameter is too old"));
     }
-    let mut items: Vec<&Value> =
-        store.nodes.iter().filter(|(name, _)| name.as_str() > after).map(|(_, node)| node).collect();
+    let chosen = store.of_kind(kind).filter(|(name, object)| *name > after && is_selected(request, object));
+    let mut items: Vec<&Value> = chosen.map(|(_, object)| object).collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if items.len() > limit {
         items.truncate(limit);
-        let last = items[limit - 1]["metadata"]["name"].as_str().unwrap_or("");
+        let last = key_of(items[limit - 1]);
         metadata["continue"] = json!(format!("{version}/{last}"));
     }
-    (200, json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items}))
+    let (name, api_version, _) = kind.words();
+    (
+        200,
+        json!({"kind": format!("{name}List"), "apiVersion": api_version, "metadata": metadata, "items": items}),
+    )
+}
+
+fn is_selected(request: &Request, object: &Value) -> bool {
+    let asked = |key: &str| request.recorded.query.get(key).map_or("", String::as_str);
+    selects(asked("labelSelector"), asked("fieldSelector"), object)
 }
 
 /// Where a watch is.
@@ -195,7 +212,7 @@ fn watch(
     state.watches += 1;
     drop(state);
     shared.changed.notify_all();
-    let outcome = stream_events(shared, stream, position, first, misbehaviour);
+    let outcome = stream_events(shared, stream, position, (request, first), misbehaviour);
     shared.state().watches -= 1;
     shared.changed.notify_all();
     outcome
@@ -226,7 +243,9 @@ fn begin(state: &State, request: &Request) -> Result<(Position, Vec<String>), (u
         }
     }
     if wants_list || from.is_empty() || from == "0" {
-        first.extend(state.store.nodes.values().map(|node| event("ADDED", node)));
+        let kind = state.kind_of(request).unwrap_or(Kind::Node);
+        let chosen = state.store.of_kind(kind).filter(|(_, object)| is_selected(request, object));
+        first.extend(chosen.map(|(_, object)| event("ADDED", object)));
         if wants_list {
             first.push(bookmark(position.version, true));
         }
@@ -244,7 +263,7 @@ fn stream_events(
     shared: &Shared,
     stream: &mut TcpStream,
     mut position: Position,
-    first: Vec<String>,
+    (request, first): (&Request, Vec<String>),
     misbehaviour: Option<&Misbehaviour>,
 ) -> io::Result<()> {
     stream.write_all(head(200, JSON, "transfer-encoding: chunked", "").as_bytes())?;
@@ -261,7 +280,7 @@ fn stream_events(
         chunk(stream, &line)?;
     }
     loop {
-        let (lines, ending) = next_events(shared, &mut position);
+        let (lines, ending) = next_events(shared, request, &mut position);
         for line in lines {
             chunk(stream, &line)?;
         }
@@ -282,7 +301,7 @@ fn stream_events(
 }
 
 /// Waits for something to tell.
-fn next_events(shared: &Shared, position: &mut Position) -> (Vec<String>, Option<Ending>) {
+fn next_events(shared: &Shared, request: &Request, position: &mut Position) -> (Vec<String>, Option<Ending>) {
     let mut state = shared.state();
     loop {
         let store = &state.store;
@@ -290,7 +309,8 @@ fn next_events(shared: &Shared, position: &mut Position) -> (Vec<String>, Option
         let last = if is_ended { state.ended_at } else { store.version };
         let new =
             store.history.iter().filter(|change| (position.version + 1..=last).contains(&change.version));
-        let mut lines: Vec<String> = new.map(|change| event(change.kind, &change.object)).collect();
+        let kind = state.kind_of(request);
+        let mut lines: Vec<String> = new.filter_map(|change| told(request, kind, change)).collect();
         position.version = position.version.max(last);
         if store.bookmarks != position.bookmarks {
             position.bookmarks = store.bookmarks;
@@ -304,6 +324,21 @@ fn next_events(shared: &Shared, position: &mut Position) -> (Vec<String>, Option
         let left = position.ends.saturating_duration_since(Instant::now());
         (state, _) =
             shared.changed.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+}
+
+/// What a watch is told of a change: who does not see an object any more hears that it is gone.
+fn told(request: &Request, kind: Option<Kind>, change: &Change) -> Option<String> {
+    if kind != Some(change.kind_of) {
+        return None;
+    }
+    let was = change.old.as_ref().is_some_and(|old| is_selected(request, old));
+    let is = change.kind != "DELETED" && is_selected(request, &change.object);
+    match (was, is) {
+        (true, true) => Some(event("MODIFIED", &change.object)),
+        (false, true) => Some(event("ADDED", &change.object)),
+        (true, false) => Some(event("DELETED", &change.object)),
+        (false, false) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The Nodes, and what happened to them.
+//! The objects, and what happened to them.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,79 @@ pub struct Change {
     pub kind: &'static str,
     /// The object after it, or before it was deleted.
     pub object: Value,
+    /// The object before it.
+    pub old: Option<Value>,
+    /// Of which kind.
+    pub kind_of: Kind,
 }
 
-/// Nodes and history.
+/// The kinds that are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the API's words")]
+pub enum Kind {
+    Node,
+    Service,
+    EndpointSlice,
+    ServiceCidr,
+}
+
+impl Kind {
+    /// Every one.
+    pub const ALL: [Kind; 4] = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
+
+    /// `kind` of its objects, their `apiVersion`, and the last part of their path.
+    pub fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Kind::Node => ("Node", "v1", "nodes"),
+            Kind::Service => ("Service", "v1", "services"),
+            Kind::EndpointSlice => ("EndpointSlice", "discovery.k8s.io/v1", "endpointslices"),
+            Kind::ServiceCidr => ("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs"),
+        }
+    }
+
+    /// That of an object; one that does not say is a Node.
+    pub fn of(object: &Value) -> Kind {
+        let is = |kind: &Kind| object["kind"] == kind.words().0;
+        Kind::ALL.into_iter().find(is).unwrap_or(Kind::Node)
+    }
+
+    /// That of a path's last part.
+    pub fn of_resource(resource: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.words().2 == resource)
+    }
+}
+
+/// A selector of labels or fields, as far as proxies use them: `!KEY`, `KEY=VALUE`, `KEY!=VALUE`.
+pub fn selects(labels: &str, fields: &str, object: &Value) -> bool {
+    let label = |key: &str| object["metadata"]["labels"][key].as_str();
+    let field = |path: &str| {
+        path.split('.').fold(object, |at, step| &at[step]).as_str().unwrap_or_default().to_owned()
+    };
+    let by_labels =
+        labels.split(',').filter(|part| !part.is_empty()).all(|part| match part.strip_prefix('!') {
+            Some(key) => label(key).is_none(),
+            None => part.split_once('=').is_some_and(|(key, value)| label(key) == Some(value)),
+        });
+    let by_fields =
+        fields.split(',').filter(|part| !part.is_empty()).all(|part| match part.split_once("!=") {
+            Some((path, value)) => field(path) != value,
+            None => part.split_once('=').is_some_and(|(path, value)| field(path) == value),
+        });
+    by_labels && by_fields
+}
+
+/// `NAMESPACE/NAME`, or `NAME`.
+pub fn key_of(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().expect("an object has a name");
+    metadata["namespace"].as_str().map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
+/// Objects and history.
 #[derive(Default)]
 pub struct Store {
-    /// By name.
-    pub nodes: BTreeMap<String, Value>,
+    /// By kind and name.
+    pub objects: BTreeMap<(Kind, String), Value>,
     /// Changes, oldest first.
     pub history: Vec<Change>,
     /// Counts changes.
@@ -34,11 +100,11 @@ pub struct Store {
 impl Store {
     /// Creates or replaces.
     pub fn put(&mut self, mut node: Value) {
-        let name = node["metadata"]["name"].as_str().expect("a Node has a name").to_owned();
-        let old = self.nodes.get(&name);
+        let (kind_of, name) = (Kind::of(&node), key_of(&node));
+        let old = self.objects.get(&(kind_of, name.clone()));
         let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
-        node["apiVersion"] = json!("v1");
-        node["kind"] = json!("Node");
+        node["apiVersion"] = json!(kind_of.words().1);
+        node["kind"] = json!(kind_of.words().0);
         let own = match old {
             Some(old) => (old["metadata"]["uid"].clone(), old["metadata"]["creationTimestamp"].clone()),
             None => {
@@ -52,16 +118,29 @@ impl Store {
     }
 
     /// Deletes; whether there was one.
-    pub fn delete(&mut self, name: &str) -> bool {
-        let Some(node) = self.nodes.get(name).cloned() else { return false };
-        self.change("DELETED", name, node);
-        self.nodes.remove(name);
+    pub fn delete(&mut self, kind: Kind, name: &str) -> bool {
+        let Some(object) = self.objects.get(&(kind, name.to_owned())).cloned() else { return false };
+        self.change("DELETED", name, object);
+        self.objects.remove(&(kind, name.to_owned()));
         true
+    }
+
+    /// A Node.
+    pub fn node(&self, name: &str) -> Option<&Value> {
+        self.objects.get(&(Kind::Node, name.to_owned()))
+    }
+
+    /// All of a kind, by name.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Value)> {
+        self.objects
+            .iter()
+            .filter(move |((of, _), _)| *of == kind)
+            .map(|((_, name), object)| (name.as_str(), object))
     }
 
     /// Merges `patch` into a Node; `of_status` leaves the spec alone. The Node afterwards, `None` where there is none.
     pub fn patch(&mut self, name: &str, patch: &Value, is_strategic: bool, of_status: bool) -> Option<Value> {
-        let old = self.nodes.get(name)?.clone();
+        let old = self.node(name)?.clone();
         let mut node = old.clone();
         merge(&mut node, patch, is_strategic);
         if of_status {
@@ -72,13 +151,13 @@ impl Store {
         if node != old {
             self.change("MODIFIED", name, node);
         }
-        self.nodes.get(name).cloned()
+        self.node(name).cloned()
     }
 
     /// Whether a patch is meant for another object of this name.
     pub fn is_another(&self, name: &str, patch: &Value) -> bool {
         let uid = &patch["metadata"]["uid"];
-        !uid.is_null() && self.nodes.get(name).is_some_and(|node| node["metadata"]["uid"] != *uid)
+        !uid.is_null() && self.node(name).is_some_and(|node| node["metadata"]["uid"] != *uid)
     }
 
     /// Forgets all history.
@@ -91,8 +170,9 @@ impl Store {
     fn change(&mut self, kind: &'static str, name: &str, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.nodes.insert(name.to_owned(), object.clone());
-        self.history.push(Change { version: self.version, kind, object });
+        let kind_of = Kind::of(&object);
+        let old = self.objects.insert((kind_of, name.to_owned()), object.clone());
+        self.history.push(Change { version: self.version, kind, object, old, kind_of });
     }
 }
 

@@ -6,4 +6,5 @@ mod instrument;
 mod mistakes;
 mod reach;
 mod repair;
+mod services;
 mod tunnels;

@@ -37,6 +37,20 @@ pub const TABLE: &str = "bowline_proxy";
 /// A chain without rules whose name tells which rules the others have.
 const EDITION: &str = "edition-";
 
+/// Removes the table that kube-proxy has made in its nftables mode; whether there was one.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove_kube_proxy(family: Family) -> Result<bool> {
+    let table = Table { name: "kube-proxy", ..layout::table(family) };
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let exists = nft::table_exists(&mut socket, &table)?;
+    if exists {
+        Batch::new().delete_table(&table).commit(&mut socket)?;
+    }
+    Ok(exists)
+}
+
 /// The table of one family.
 #[derive(Debug)]
 pub struct Nftables {

@@ -1,0 +1,419 @@
+//! Services on a cluster, with real packets: by manifests and by the API, changed, broken, under load.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use lab::apiserver::{ApiServer, Kind};
+use lab::cluster::{Families, Joined, METRICS, Shape};
+use lab::daemon::http;
+use lab::traffic::{Server, UdpClient, ask_tcp, is_silent_tcp};
+use lab::wait::until;
+use lab::{Cluster, Daemon, Space, daemon};
+use serde_json::{Value, json};
+
+/// Routed: on a bridge, answers between pods of one node would need br_netfilter.
+const FLAGS: &[&str] = &[
+    "--mode=routed",
+    "--proxy-mode=nftables",
+    "--proxy-node-port-addresses=all",
+    "--cluster-cidr=10.244.0.0/16,fd00:244::/32",
+    "--service-cidr=10.96.0.0/16,fd00:96::/112",
+];
+const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
+const PORT: u16 = 80;
+const NODE_PORT: u16 = 30080;
+const TARGET: u16 = 8080;
+
+/// Who tells the daemons what there is.
+enum Source {
+    Manifests,
+    Api(ApiServer),
+}
+
+/// Two nodes, a client, and servers on both nodes.
+struct Stage {
+    // In this order they end.
+    daemons: Vec<Daemon>,
+    flags: Vec<String>,
+    _servers: Vec<Server>,
+    pods: Vec<Joined>,
+    client: Joined,
+    source: Source,
+    cluster: Cluster,
+}
+
+impl Stage {
+    /// With `pods` servers, every other one on each node, of which the first two are endpoints.
+    fn new(by_api: bool, pods: usize) -> Stage {
+        let cluster = Cluster::new(&Shape::flat(2, Families::Dual)).unwrap();
+        let (source, flags) = match by_api {
+            true => {
+                let (server, flags) = cluster.serve();
+                (Source::Api(server), flags)
+            }
+            false => (Source::Manifests, cluster.source()),
+        };
+        put(&cluster, &source, service("web", CLUSTER_IPS, Some(NODE_PORT)));
+        let daemons = cluster.start_all_with(&flags, FLAGS);
+        let client = cluster.pod(0, "client");
+        let pods: Vec<Joined> = (0..pods).map(|at| cluster.pod(at % 2, &format!("s{at}"))).collect();
+        let any: IpAddr = "::".parse().unwrap();
+        let servers = pods.iter().enumerate().flat_map(|(at, joined)| {
+            let (space, name) = (&joined.pod, format!("s{at}"));
+            [Server::tcp(space, (any, TARGET), &name), Server::udp(space, (any, TARGET), &name)]
+        });
+        let servers = servers.collect();
+        let stage = Stage { daemons, flags, _servers: servers, pods, client, source, cluster };
+        stage.endpoints(&[(0, State::Ready), (1, State::Ready)]);
+        stage
+    }
+
+    /// Makes these pods the endpoints of `web`.
+    fn endpoints(&self, of: &[(usize, State)]) {
+        for family in ["IPv4", "IPv6"] {
+            let endpoints: Vec<Value> =
+                of.iter().map(|(at, state)| self.endpoint(*at, *state, family)).collect();
+            put(&self.cluster, &self.source, slice("web", family, endpoints));
+        }
+    }
+
+    fn endpoint(&self, at: usize, state: State, family: &str) -> Value {
+        let ips = self.pods[at].ips();
+        let ip = ips.iter().find(|ip| ip.is_ipv4() == (family == "IPv4")).unwrap();
+        let is_leaving = state == State::Terminating;
+        json!({
+            "addresses": [ip],
+            "conditions": {"ready": !is_leaving, "serving": true, "terminating": is_leaving},
+            "nodeName": self.cluster.node(at % 2).entry().name,
+        })
+    }
+
+    /// The servers that answer at `to`, until all of `expected` and none else has.
+    fn answers(&self, from: &Space, to: SocketAddr, expected: &[&str]) {
+        let mut seen = std::collections::BTreeSet::new();
+        until(&format!("{expected:?} and no other to answer at {to}"), || {
+            let mut now = std::collections::BTreeSet::new();
+            for _ in 0..24 {
+                let answer = ask_tcp(from, to).unwrap_or_default();
+                now.insert(answer.split(' ').next().unwrap_or_default().to_owned());
+            }
+            seen = now;
+            seen.iter().eq(expected.iter()).then_some(())
+        });
+    }
+
+    fn cluster_ips(&self) -> [SocketAddr; 2] {
+        CLUSTER_IPS.map(|ip| SocketAddr::new(ip.parse().unwrap(), PORT))
+    }
+
+    fn node_ports(&self, node: usize) -> Vec<SocketAddr> {
+        self.cluster.node(node).entry().ips.iter().map(|ip| SocketAddr::new(*ip, NODE_PORT)).collect()
+    }
+
+    /// Everybody gets `expected`: a pod, this node, another node, and somebody outside by NodePort.
+    fn all_get(&self, expected: &[&str]) {
+        for to in self.cluster_ips() {
+            for from in [&*self.client.pod, self.cluster.node(0), self.cluster.node(1)] {
+                self.answers(from, to, expected);
+            }
+        }
+        for to in self.node_ports(0).into_iter().chain(self.node_ports(1)) {
+            self.answers(self.cluster.outside(), to, expected);
+        }
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.daemons.remove(node).kill();
+        self.daemons.insert(node, self.cluster.start_with(node, &self.flags, FLAGS));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    Terminating,
+}
+
+fn put(cluster: &Cluster, source: &Source, object: Value) {
+    match source {
+        Source::Api(server) => server.put(object),
+        Source::Manifests => {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            let file = format!("{}-{name}.json", object["kind"].as_str().unwrap());
+            cluster.manifests().write_text(&file, &object.to_string());
+        }
+    }
+}
+
+fn service(name: &str, ips: [&str; 2], node_port: Option<u16>) -> Value {
+    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": PORT, "targetPort": TARGET, "nodePort": node_port.unwrap_or(0)});
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {
+            "type": if node_port.is_some() { "NodePort" } else { "ClusterIP" },
+            "clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": ["IPv4", "IPv6"],
+            "ports": [port("http", "TCP"), port("ask", "UDP")],
+        },
+    })
+}
+
+fn slice(service: &str, family: &str, endpoints: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default", "name": format!("{service}-{}", family.to_lowercase()),
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": family,
+        "ports": [
+            {"name": "http", "protocol": "TCP", "port": TARGET},
+            {"name": "ask", "protocol": "UDP", "port": TARGET},
+        ],
+        "endpoints": endpoints,
+    })
+}
+
+/// The whole life of a Service.
+fn life(by_api: bool) {
+    let mut stage = Stage::new(by_api, 2);
+    stage.all_get(&["s0", "s1"]);
+    stage.endpoints(&[(1, State::Ready)]);
+    stage.all_get(&["s1"]);
+    // Somebody flushes everything; nobody tells the daemon but the kernel.
+    for family in ["ip", "ip6"] {
+        stage.cluster.node(0).sh(&format!("nft delete table {family} bowline_proxy"));
+    }
+    stage.all_get(&["s1"]);
+    until("the repair to be counted", || {
+        let repaired = stage.cluster.node(0).metric("bowline_proxy_drift_repaired_total", "")?;
+        (repaired > 0.0).then_some(())
+    });
+    // Nothing to do, and nothing is done.
+    stage.restart(0);
+    stage.cluster.node(0).until_ready(&stage.daemons[0]);
+    stage.all_get(&["s1"]);
+    stage.endpoints(&[]);
+    let refused =
+        |to: SocketAddr| stage.client.pod.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)));
+    for to in stage.cluster_ips() {
+        until("the Service without endpoints to be refused", || {
+            (refused(to).err()?.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+        });
+        let other = SocketAddr::new(to.ip(), 81);
+        assert_eq!(refused(other).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{other}");
+    }
+    match &stage.source {
+        Source::Api(server) => assert!(server.delete_of(Kind::Service, "default/web")),
+        Source::Manifests => {
+            std::fs::remove_file(stage.cluster.manifests().path().join("Service-web.json")).unwrap();
+        }
+    }
+    // What nobody has any more is nobody's.
+    until("the Service to be gone", || {
+        is_silent_tcp(&stage.client.pod, stage.cluster_ips()[0]).then_some(())
+    });
+    let (_, metrics) = http(stage.cluster.node(1), METRICS, "/metrics").unwrap();
+    for name in [
+        "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+        "kubeproxy_sync_proxy_rules_service_changes_total",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+        "kubeproxy_sync_partial_proxy_rules_duration_seconds_bucket",
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_bucket",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket",
+        "bowline_proxy_service_ports",
+        "bowline_ready",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name}\n{metrics}");
+    }
+}
+
+#[test]
+fn a_service_lives_by_manifests() {
+    life(false);
+}
+
+#[test]
+fn a_service_lives_by_the_api() {
+    life(true);
+}
+
+/// UDP clients keep their port, and move on with the endpoints.
+#[test]
+fn a_udp_client_moves_to_a_live_endpoint() {
+    let stage = Stage::new(true, 2);
+    stage.endpoints(&[(0, State::Ready)]);
+    for to in stage.cluster_ips() {
+        stage.answers(&stage.client.pod, to, &["s0"]);
+        let client = UdpClient::new(&stage.client.pod, to);
+        let named =
+            |name: &str| until(&format!("{name} to answer"), || client.ask().filter(|a| a.starts_with(name)));
+        named("s0 ");
+        stage.endpoints(&[(1, State::Ready)]);
+        named("s1 ");
+        stage.endpoints(&[(0, State::Ready)]);
+        named("s0 ");
+    }
+}
+
+/// Connections to a ClusterIP, one after the other, as fast as they go.
+struct Load {
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(from: &Space, to: &[SocketAddr]) -> Load {
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..4).map(|at| {
+            let (from, to, stop, made) =
+                (from.clone(), to[at % to.len()], Arc::clone(&stop), Arc::clone(&made));
+            std::thread::spawn(move || from.run(|| connect_again_and_again(to, &stop, &made)))
+        });
+        Load { threads: threads.collect(), stop, made }
+    }
+
+    fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// Waits for that many more.
+    fn goes_on(&self, more: u64) {
+        let goal = self.made() + more;
+        until(&format!("{more} more connections"), || {
+            assert!(!self.threads.iter().any(std::thread::JoinHandle::is_finished), "a connection failed");
+            (self.made() >= goal).then_some(())
+        });
+    }
+
+    fn end(self) -> (u64, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failures = self.threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+        (self.made.load(Ordering::Relaxed), failures)
+    }
+}
+
+fn connect_again_and_again(to: SocketAddr, stop: &AtomicBool, made: &AtomicU64) -> Vec<String> {
+    while !stop.load(Ordering::Relaxed) {
+        let mut answer = String::new();
+        let outcome = TcpStream::connect_timeout(&to, Duration::from_secs(20)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.read_to_string(&mut answer)
+        });
+        match outcome {
+            Ok(_) if !answer.is_empty() => made.fetch_add(1, Ordering::Relaxed),
+            Ok(_) => return vec![format!("{to}: no answer")],
+            Err(error) => return vec![format!("{to}: {error}")],
+        };
+    }
+    Vec::new()
+}
+
+/// All endpoints are replaced, gracefully, again and again; the proxy is killed and comes back meanwhile.
+#[test]
+fn rolling_replacement_and_restarts_cost_no_connection() {
+    const CONNECTIONS: u64 = 20_000;
+    let mut stage = Stage::new(true, 4);
+    for to in stage.cluster_ips() {
+        stage.answers(&stage.client.pod, to, &["s0", "s1"]);
+    }
+    let load = Load::start(&stage.client.pod, &stage.cluster_ips());
+    let (mut old, mut new) = ([0, 1], [2, 3]);
+    let mut rounds = 0;
+    while load.made() < CONNECTIONS {
+        use State::{Ready, Terminating};
+        stage.endpoints(&[(old[0], Ready), (old[1], Ready), (new[0], Ready)]);
+        load.goes_on(50);
+        stage.endpoints(&[(old[0], Terminating), (old[1], Ready), (new[0], Ready), (new[1], Ready)]);
+        load.goes_on(50);
+        if rounds % 8 == 3 {
+            stage.restart(0);
+        }
+        stage.endpoints(&[(old[0], Terminating), (old[1], Terminating), (new[0], Ready), (new[1], Ready)]);
+        load.goes_on(50);
+        stage.endpoints(&[(new[0], Ready), (new[1], Ready)]);
+        load.goes_on(50);
+        std::mem::swap(&mut old, &mut new);
+        rounds += 1;
+    }
+    let (made, failures) = load.end();
+    assert_eq!(failures, [""; 0], "of {made} connections in {rounds} rounds");
+    assert!(made >= CONNECTIONS && rounds > 8, "{made} connections in {rounds} rounds");
+    eprintln!("{made} connections, {rounds} replacements of all endpoints, none refused or reset");
+}
+
+/// Objects that nobody should write, through the whole daemon: named once, and nobody else suffers.
+#[test]
+fn hostile_objects_are_named_and_hurt_nobody() {
+    let stage = Stage::new(true, 2);
+    let Source::Api(server) = &stage.source else { unreachable!() };
+    let many: Vec<Value> =
+        (1..=3000).map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"})).collect();
+    let hostile = |name: &str, spec: Value| {
+        let metadata = json!({"namespace": "default", "name": name, "labels": {"huge": "x".repeat(200_000)}});
+        server.put(json!({"kind": "Service", "metadata": metadata, "spec": spec}));
+    };
+    hostile("many-ports", json!({"clusterIP": "10.96.1.1", "ports": many}));
+    hostile("unparsable", json!({"clusterIP": "10.96.1.999", "ports": [{"port": 80}]}));
+    hostile(
+        "no-port",
+        json!({"clusterIP": "10.96.1.2", "ports": [{"port": 99_999}, {"port": -1}, {"protocol": "ICMP"}]}),
+    );
+    hostile("another-type", json!({"clusterIP": "10.96.1.3", "ports": "http"}));
+    hostile("zz-thief", json!({"clusterIP": CLUSTER_IPS[0], "ports": [{"port": PORT}]}));
+    hostile("multicast", json!({"clusterIP": "224.0.0.1", "ports": [{"port": 80}]}));
+    hostile(
+        "loopback",
+        json!({"clusterIP": "10.96.1.4", "externalIPs": ["127.0.0.1"], "ports": [{"port": 80}]}),
+    );
+    let endpoints = vec![
+        json!({"addresses": ["127.0.0.1"]}),
+        json!({"addresses": ["169.254.169.254"]}),
+        json!({"addresses": []}),
+    ];
+    server.put(slice("many-ports", "IPv4", endpoints));
+    let log = || stage.daemons[0].log();
+    for said in [
+        "Service default/unparsable: spec.clusterIP: `10.96.1.999` is no IP address",
+        "Service default/no-port: spec.ports[0].port: 99999 is no port",
+        "spec.ports[2].protocol: `ICMP` is none of TCP, UDP, SCTP",
+        "Service default/another-type: the object:",
+        "default/zz-thief: ClusterIP 10.96.0.10 port 80 is not its own: default/web:http has it",
+        "default/multicast: clusterIPs: 224.0.0.1 can't be a Service's address",
+        "default/loopback: externalIPs: 127.0.0.1 can't be a Service's address",
+        "default/many-ports: endpoints: 169.254.169.254 can't be an endpoint's address",
+        "endpoints[2].addresses: is empty",
+    ] {
+        until(&format!("`{said}` in the log"), || log().contains(said).then_some(()));
+    }
+    stage.endpoints(&[(1, State::Ready)]);
+    stage.all_get(&["s1"]);
+    let told = log().matches("`10.96.1.999` is no IP address").count();
+    assert_eq!(told, 1, "each is named once");
+    assert!(stage.daemons.iter().all(Daemon::is_running));
+}
+
+/// Whatever the proxy has made goes, and nothing else.
+#[test]
+fn cleanup_leaves_no_rule() {
+    let mut stage = Stage::new(false, 2);
+    stage.all_get(&["s0", "s1"]);
+    assert_eq!(stage.daemons.remove(0).terminate(), 0);
+    let node = stage.cluster.node(0);
+    stage.answers(node, stage.cluster_ips()[0], &["s0", "s1"]);
+    assert!(node.sh("nft list tables").contains("bowline_proxy"));
+    let bowline = daemon::program("bowline");
+    let said = node.sh(&format!("{} cleanup", bowline.display()));
+    assert!(said.contains("removed IPv4 Services of mode nftables"), "{said}");
+    assert!(!node.sh("nft list tables").contains("bowline_proxy"));
+    let again = node.sh(&format!("{} cleanup", bowline.display()));
+    assert!(!again.contains("Services"), "{again}");
+}
