@@ -19,7 +19,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::metrics::Metrics;
-use crate::proxy::ask;
+use crate::proxy::health::Teller;
+use crate::proxy::{Handle, ask};
 use crate::status::{LEASES, Status, count_pods};
 
 /// Connections at a time and listener; more wait.
@@ -35,7 +36,9 @@ pub struct Shown {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The Service proxy, where there is one.
-    pub proxy: Option<crate::proxy::Handle>,
+    pub proxy: Option<Handle>,
+    /// Who answers about its health.
+    pub teller: Option<Teller>,
 }
 
 /// Which questions a listener answers.
@@ -165,6 +168,11 @@ where
 }
 
 fn respond(request: &Request<Incoming>, topic: Topic, shown: &Shown) -> Response<Full<Bytes>> {
+    // With a Service proxy these are kube-proxy's, as load balancers and autoscalers know them.
+    let probed = shown.teller.as_ref().filter(|_| topic != Topic::Metrics);
+    if let Some(answered) = probed.and_then(|teller| teller.respond(request.uri().path())) {
+        return answered;
+    }
     let (status, kind, body) = answer(request, topic, shown);
     response(status, &[("content-type", kind)], body)
 }
@@ -200,6 +208,11 @@ fn answer_path(path: &str, query: &str, topic: Topic, shown: &Shown) -> Answer {
             let proxy = shown.proxy.as_ref().map(|proxy| proxy.metrics.text()).unwrap_or_default();
             (StatusCode::OK, kind, proxy + &shown.metrics.text())
         }
+        ("/proxyMode", Topic::Metrics | Topic::Everything) if shown.proxy.is_some() => (
+            StatusCode::OK,
+            TEXT,
+            shown.proxy.as_ref().map(|proxy| proxy.mode.to_string()).unwrap_or_default(),
+        ),
         ("/status", Topic::Everything) => {
             let status = shown.status.borrow().as_ref().clone();
             let status = Status { pods: count_pods(Path::new(LEASES)), ..status };
@@ -234,7 +247,7 @@ mod tests {
             if ready { Check::met("node", "10.1.0.0/24") } else { Check::unmet("node", "no Node `a`") };
         let status = Status { ready, checks: vec![check], ..Status::default() };
         let (sender, status) = watch::channel(Arc::new(status));
-        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")), proxy: None })
+        (sender, Shown { status, metrics: Arc::new(Metrics::new("vxlan")), proxy: None, teller: None })
     }
 
     #[test]

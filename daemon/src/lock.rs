@@ -11,6 +11,8 @@ use kernel::lock::{Lock, exclusive_within};
 pub const FILE: &str = "bowlined.pid";
 /// A name that a network namespace has once, gone with its owner.
 const NAME: &[u8] = b"bowline/bowlined";
+/// The same, of whoever serves Services.
+const PROXY_NAME: &[u8] = b"bowline/services";
 
 /// What makes this the node's only daemon, until dropped.
 #[derive(Debug)]
@@ -44,6 +46,29 @@ pub fn acquire(run: &Path) -> Result<OnlyOne, String> {
     std::fs::write(&path, format!("{pid}\n"))
         .map_err(|error| format!("write {}: {error}", path.display()))?;
     Ok(OnlyOne { _lock: lock, _name: name })
+}
+
+/// What makes this the only Service proxy of a network namespace, until dropped.
+#[derive(Debug)]
+pub struct OnlyProxy {
+    _name: UnixDatagram,
+}
+
+/// Becomes the only Service proxy of this network namespace, as bowlined or as kube-proxy: two would undo each other's
+/// rules.
+///
+/// # Errors
+/// A sentence.
+pub fn acquire_proxy() -> Result<OnlyProxy, String> {
+    let name = SocketAddr::from_abstract_name(PROXY_NAME)
+        .and_then(|address| UnixDatagram::bind_addr(&address))
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another bowlined serves the Services of this network namespace already".to_owned()
+            }
+            _ => format!("look for another Service proxy: {error}"),
+        })?;
+    Ok(OnlyProxy { _name: name })
 }
 
 /// The process that the lock file names, whether or not it still runs.

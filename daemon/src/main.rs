@@ -10,10 +10,11 @@ use daemon::cleanup::{self, CleanupArgs};
 use daemon::config::{Config, Source, Typed};
 use daemon::http::{self, Shown, Topic};
 use daemon::metrics::Metrics;
+use daemon::proxy::health::{Checks, Teller};
 use daemon::proxy::{self, Handle};
 use daemon::source::publish::{self, Wanted};
 use daemon::source::{Feed, api, manifests, services};
-use daemon::{lock, log};
+use daemon::{kube_proxy, lock, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -36,13 +37,22 @@ enum Command {
     Check,
     /// Remove everything that bowlined has made on this node.
     Cleanup(CleanupArgs),
+    /// Be kube-proxy, with its flags and its file: Services alone, no pod network. Called by that name it is, too.
+    #[command(name = kube_proxy::NAME)]
+    KubeProxy,
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(args) = kube_proxy::called(&words) {
+        return kube_proxy::main(args);
+    }
     let line = Bowlined::parse();
     let outcome = match &line.command {
         Some(Command::Cleanup(args)) => cleanup::run(args, &mut |sentence| println!("{sentence}")),
         Some(Command::Check) => understand(&line).map(|_| ()).map_err(|sentence| vec![sentence]),
+        // Told apart before.
+        Some(Command::KubeProxy) => return kube_proxy::main(&[]),
         None => understand(&line).and_then(run).map_err(|sentence| vec![sentence]),
     };
     let Err(sentences) = outcome else { return ExitCode::SUCCESS };
@@ -70,8 +80,13 @@ async fn keep(config: Config) -> Result<(), String> {
     let stop = stop()?;
     let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
     let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
+    let _only_proxy = config.proxy.as_ref().map(|_| lock::acquire_proxy()).transpose()?;
     let (feed, proxy) = feed(&config).await?;
-    let shown = Shown { status: seen, metrics: Arc::clone(&metrics), proxy: proxy.clone() };
+    let teller = teller(&config, proxy.as_ref());
+    if let Some(teller) = &teller {
+        tokio::spawn(Checks::new(teller.clone()).follow());
+    }
+    let shown = Shown { status: seen, metrics: Arc::clone(&metrics), proxy: proxy.clone(), teller };
     for (address, topic) in [(config.healthz, Topic::Health), (config.metrics, Topic::Metrics)] {
         if let Some(address) = address {
             tokio::spawn(http::serve(http::listen(address).await?, topic, shown.clone()));
@@ -122,6 +137,12 @@ async fn feed(config: &Config) -> Result<(Feed, Option<Handle>), String> {
         _ => None,
     };
     Ok((feed, proxy))
+}
+
+/// Who answers about the Service proxy's health, where there is one.
+fn teller(config: &Config, proxy: Option<&Handle>) -> Option<Teller> {
+    let (config, proxy) = config.proxy.as_ref().zip(proxy)?;
+    Some(Teller::new(proxy.published.clone(), config.sync_period, Arc::clone(&proxy.metrics)))
 }
 
 /// What the agent wants its Node to say, and what stands in the way of that.

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::proxy::health::{Checks, Teller, listen_patiently, serve};
-use daemon::proxy::{FamilyState, Published};
+use daemon::proxy::{FamilyState, Metrics, Published};
 use kernel::dual::DualStack;
 use proxy::Mode;
 use proxy::plan::{HealthCheck, NodePorts};
@@ -101,19 +100,13 @@ fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-static COUNTED: AtomicU16 = AtomicU16::new(0);
-
 #[tokio::test]
 async fn a_probe_learns_whether_the_proxy_keeps_up_and_the_node_stays() {
     let (publish, told) = watch::channel(published(family(&[])));
-    let count = |path: &'static str, status: u16| {
-        if path == "healthz" && status == 503 {
-            COUNTED.fetch_add(1, Ordering::Relaxed);
-        }
-    };
+    let metrics = Arc::new(Metrics::new(Mode::Nftables));
     let address = at(free_port());
     let listener = listen_patiently(address, "healthz").await;
-    tokio::spawn(serve(listener, Teller::new(told, PERIOD, count)));
+    tokio::spawn(serve(listener, Teller::new(told, PERIOD, Arc::clone(&metrics))));
     let statuses = async || {
         let (healthz, livez) = (ask(address, "/healthz").await, ask(address, "/livez").await);
         (healthz.map(|answer| answer.status), livez.map(|answer| answer.status))
@@ -135,14 +128,21 @@ async fn a_probe_learns_whether_the_proxy_keeps_up_and_the_node_stays() {
         publish.send_replace(Arc::new(published));
         assert_eq!(statuses().await, (Some(503), Some(200)), "a node that leaves is alive");
     }
-    assert_eq!(COUNTED.load(Ordering::Relaxed), 3);
+    let counted = metrics.text();
+    for line in [
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 2",
+        "kubeproxy_proxy_healthz_total{code=\"503\"} 3",
+        "kubeproxy_proxy_livez_total{code=\"503\"} 1",
+    ] {
+        assert!(counted.lines().any(|it| it == line), "{line} is missing in:\n{counted}");
+    }
 }
 
 #[tokio::test]
 async fn a_load_balancer_learns_how_many_endpoints_a_service_has_here() {
     let (one, other) = (free_port(), free_port());
     let (publish, told) = watch::channel(published(family(&[("web", one, 2)])));
-    tokio::spawn(Checks::new(Teller::new(told, PERIOD, |_, _| {})).follow());
+    tokio::spawn(Checks::new(Teller::new(told, PERIOD, Arc::new(Metrics::new(Mode::Nftables)))).follow());
     let answer = until(at(one), "the port to open", |answer| answer.is_some()).await.expect("answered");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -180,7 +180,8 @@ async fn a_port_that_is_taken_is_tried_again() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (port, free) = (taken.local_addr().expect("it has an address").port(), free_port());
     let (_publish, told) = watch::channel(published(family(&[("api", port, 1), ("web", free, 1)])));
-    let checks = Checks::new(Teller::new(told, PERIOD, |_, _| {})).trying_again(Duration::from_millis(20));
+    let checks = Checks::new(Teller::new(told, PERIOD, Arc::new(Metrics::new(Mode::Nftables))))
+        .trying_again(Duration::from_millis(20));
     tokio::spawn(checks.follow());
     // The other Service is served all the same.
     until(at(free), "the free port", |answer| answer.is_some_and(|answer| answer.status == 200)).await;
@@ -195,7 +196,7 @@ async fn both_families_may_have_the_same_port() {
         |endpoints| FamilyState { node_ports: NodePorts::Everywhere, ..family(&[("web", port, endpoints)]) };
     let families = DualStack { v4: Some(everywhere(1)), v6: Some(everywhere(0)) };
     let (_publish, told) = watch::channel(Arc::new(Published { families, ..Published::default() }));
-    tokio::spawn(Checks::new(Teller::new(told, PERIOD, |_, _| {})).follow());
+    tokio::spawn(Checks::new(Teller::new(told, PERIOD, Arc::new(Metrics::new(Mode::Nftables)))).follow());
     until(at(port), "IPv4", |answer| answer.is_some_and(|answer| answer.status == 200)).await;
     let v6 = SocketAddr::from(([0_u16, 0, 0, 0, 0, 0, 0, 1], port));
     until(v6, "IPv6", |answer| answer.is_some_and(|answer| answer.status == 503)).await;

@@ -25,6 +25,8 @@ pub struct Decided {
     pub kubeconfig: Option<PathBuf>,
     /// URL of the API server, whatever the kubeconfig says.
     pub master: Option<String>,
+    /// A directory of manifests to read objects from, in place of the API.
+    pub manifests: Option<PathBuf>,
     /// Where health is told; none nowhere.
     pub healthz: Option<SocketAddr>,
     /// Where metrics are told; none nowhere.
@@ -62,6 +64,7 @@ pub fn decide(line: &Line, host: &str, warnings: &mut Vec<String>) -> Result<Dec
         proxy: reader.proxy(host, warnings)?,
         kubeconfig: reader.text("clientConnection.kubeconfig").map(PathBuf::from),
         master: line.special(Special::Master).filter(|url| !url.is_empty()).map(str::to_owned),
+        manifests: line.special(Special::Manifests).filter(|path| !path.is_empty()).map(PathBuf::from),
         healthz: reader.address("healthzBindAddress", HEALTHZ_PORT)?,
         metrics: reader.address("metricsBindAddress", METRICS_PORT)?,
         bind_hard_fail: reader.bool("bindAddressHardFail"),

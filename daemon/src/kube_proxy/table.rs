@@ -189,6 +189,8 @@ pub enum Special {
     Help,
     /// URL of the API server.
     Master,
+    /// Directory of manifests to read objects from in place of the API. Not kube-proxy's.
+    Manifests,
     /// Port of [`Setting`] `healthzBindAddress`; 0 is none.
     HealthzPort,
     /// Port of [`Setting`] `metricsBindAddress`; 0 is none.
@@ -206,6 +208,7 @@ pub const SPECIALS: &[(&str, Kind, Special)] = &[
     ("version", Text, Special::Version),
     ("help", Bool, Special::Help),
     ("master", Text, Special::Master),
+    ("manifests", Text, Special::Manifests),
     ("healthz-port", Int, Special::HealthzPort),
     ("metrics-port", Int, Special::MetricsPort),
     ("add-dir-header", Bool, Special::Former),

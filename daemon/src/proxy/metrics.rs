@@ -31,6 +31,20 @@ struct ModeOf {
     ip_family: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: u16,
+}
+
+/// Which path a probe asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// `/healthz`.
+    Healthz,
+    /// `/livez`.
+    Livez,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 type Times = Labelled<Of, Histogram, fn() -> Histogram>;
 
@@ -50,6 +64,8 @@ pub struct Metrics {
     endpoints: Counter,
     services: Counter,
     no_local: Labelled<Policy, Gauge>,
+    healthz: Labelled<Code, Counter>,
+    livez: Labelled<Code, Counter>,
     restore_failures: Labelled<Of, Counter>,
     partial_restore_failures: Labelled<Of, Counter>,
     nftables_failures: Labelled<Of, Counter>,
@@ -105,6 +121,8 @@ impl Metrics {
             endpoints: Counter::default(),
             services: Counter::default(),
             no_local: Labelled::default(),
+            healthz: Labelled::default(),
+            livez: Labelled::default(),
             restore_failures: Labelled::default(),
             partial_restore_failures: Labelled::default(),
             nftables_failures: Labelled::default(),
@@ -127,6 +145,8 @@ impl Metrics {
     fn register_kube(&mut self) {
         let kube = &mut self.kube;
         add(kube, "sync_proxy_rules_duration_seconds", "How long a sync took", &self.sync);
+        add(kube, "proxy_healthz", "Answers of /healthz", &self.healthz);
+        add(kube, "proxy_livez", "Answers of /livez", &self.livez);
         add(kube, "sync_proxy_rules_last_timestamp_seconds", "When the last sync succeeded", &self.last);
         let queued = "When the last sync was asked for";
         add(kube, "sync_proxy_rules_last_queued_timestamp_seconds", queued, &self.queued);
@@ -243,6 +263,15 @@ impl Metrics {
         {
             self.no_local.get_or_create(&Policy { traffic_policy, ip_family }).set(signed(count));
         }
+    }
+
+    /// A probe was answered.
+    pub fn probed(&self, probe: Probe, code: u16) {
+        let counted = match probe {
+            Probe::Healthz => &self.healthz,
+            Probe::Livez => &self.livez,
+        };
+        counted.get_or_create(&Code { code }).inc();
     }
 
     /// How many sentences say what is wrong.

@@ -20,7 +20,7 @@ mod published;
 mod question;
 mod runner;
 mod start;
-mod sysctls;
+pub mod sysctls;
 mod watcher;
 
 use std::net::IpAddr;

@@ -13,7 +13,7 @@
 mod directory;
 pub(crate) mod document;
 mod file;
-mod notice;
+pub(crate) mod notice;
 mod services;
 
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kernel::dual::Family;
+use proxy::Mode;
 use proxy::engine::Engine;
 use proxy::plan::{Fate, FrontendKind, Packet, ServicePlan, Verdict};
 use proxy::state::{Protocol, ServiceName};
@@ -106,7 +107,12 @@ fn nowhere_to(name: &ServiceName, port: Option<&str>, protocol: Option<Protocol>
 }
 
 fn follow(from: &Origin, packet: &Packet<'_>, plan: &ServicePlan, kernel: &Kernel) -> TraceAnswer {
-    let fate = plan.trace(packet);
+    let mut fate = plan.trace(packet);
+    if kernel.mode == Mode::Iptables && fate.service.is_none() && fate.verdict != Verdict::NotOurs {
+        // A deviation of that mode, kube-proxy's too.
+        fate.verdict = Verdict::NotOurs;
+        fate.reasons.push("mode iptables has no rules for that: it follows the routes".into());
+    }
     let does = done(packet, plan, kernel).or_else(|| {
         // An unknown port of a ClusterIP is a matter of the whole address.
         let is_ours = matches!(fate.verdict, Verdict::Reject) && fate.service.is_none();

@@ -20,7 +20,8 @@ use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::Published;
+use super::metrics::Probe;
+use super::{Metrics, Published};
 use crate::http::{response, serve_by};
 
 pub use checks::Checks;
@@ -35,16 +36,17 @@ const JSON: [(&str, &str); 2] = [("content-type", "application/json"), ("x-conte
 pub struct Teller {
     published: watch::Receiver<Arc<Published>>,
     patience: Duration,
-    count: Count,
+    metrics: Arc<Metrics>,
 }
 
-/// Where answers are counted: the path without its slash, and the status.
-pub type Count = fn(&'static str, u16);
-
 impl Teller {
-    /// Of a proxy with this sync period. `count` is told of every answer of `/healthz` and `/livez`.
-    pub fn new(published: watch::Receiver<Arc<Published>>, sync_period: Duration, count: Count) -> Self {
-        Teller { published, patience: sync_period * 2, count }
+    /// Of a proxy with this sync period. Every answer of `/healthz` and `/livez` is counted.
+    pub fn new(
+        published: watch::Receiver<Arc<Published>>,
+        sync_period: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Teller { published, patience: sync_period * 2, metrics }
     }
 
     /// How the proxy is now.
@@ -55,31 +57,32 @@ impl Teller {
     /// The answer to a path; none to those that are not about health.
     pub fn answer(&self, path: &str) -> Option<(StatusCode, String)> {
         let health = self.health();
-        let (name, is_well, text) = match path {
-            "/healthz" => ("healthz", health.is_well() && health.node_eligible, health.json(true)),
-            "/livez" => ("livez", health.is_well(), health.json(false)),
+        let (probe, is_well) = match path {
+            "/healthz" => (Probe::Healthz, health.is_well() && health.node_eligible),
+            "/livez" => (Probe::Livez, health.is_well()),
             _ => return None,
         };
         let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (self.count)(name, status.as_u16());
-        Some((status, text))
+        self.metrics.probed(probe, status.as_u16());
+        Some((status, health.json(probe == Probe::Healthz)))
     }
 
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        match self.answer(request.uri().path()) {
-            Some((status, text)) => response(status, &JSON, text),
-            None => response(
-                StatusCode::NOT_FOUND,
-                &[("content-type", "text/plain; charset=utf-8")],
-                "only /healthz and /livez are here\n".into(),
-            ),
-        }
+    /// [`Teller::answer`] as a whole.
+    pub fn respond(&self, path: &str) -> Option<Response<Full<Bytes>>> {
+        self.answer(path).map(|(status, text)| response(status, &JSON, text))
     }
 }
 
 /// Serves `/healthz` and `/livez`, for ever.
 pub async fn serve(listener: TcpListener, teller: Teller) {
-    serve_by(listener, move |request| std::future::ready(teller.respond(&request))).await;
+    let answer = move |request: Request<Incoming>| {
+        let answered = teller.respond(request.uri().path()).unwrap_or_else(|| {
+            let kind = ("content-type", "text/plain; charset=utf-8");
+            response(StatusCode::NOT_FOUND, &[kind], "only /healthz and /livez are here\n".into())
+        });
+        std::future::ready(answered)
+    };
+    serve_by(listener, answer).await;
 }
 
 /// Listens on `address`, as soon as nobody else does. Tells once if that is not now.
