@@ -33,18 +33,33 @@ pub struct Address {
 
 /// Adds an address with its prefix's connected route; IPv4 gets the broadcast address of its subnet.
 pub fn add(link: &LinkId, address: IpNetwork, dad: Dad) -> Op {
-    add_with(link, address, dad, 0)
+    add_with(link, address, dad, (0, libc::RT_SCOPE_UNIVERSE))
 }
 
 /// Like [`add`], but the prefix gets no connected route: who adds the address says where its subnet is.
 pub fn add_without_route(link: &LinkId, address: IpNetwork, dad: Dad) -> Op {
-    add_with(link, address, dad, IFA_F_NOPREFIXROUTE)
+    add_with(link, address, dad, (IFA_F_NOPREFIXROUTE, libc::RT_SCOPE_UNIVERSE))
 }
 
-fn add_with(link: &LinkId, address: IpNetwork, dad: Dad, more: u32) -> Op {
+/// Adds an address that the kernel accepts packets for, but takes as the source of none except those to itself: where
+/// a link without addresses of its own makes it look elsewhere, it passes by those of scope host (IPv4) and those
+/// that are deprecated (IPv6).
+pub fn add_unpreferred(link: &LinkId, address: IpNetwork) -> Op {
+    const VALID_FOR: [u8; 4] = [0xff; 4];
+    let mut op = add_with(link, address, Dad::Skip, (IFA_F_NOPREFIXROUTE, libc::RT_SCOPE_HOST));
+    if address.is_ipv6() {
+        // struct ifa_cacheinfo: preferred for no time, valid for ever.
+        op.message.raw(IFA_CACHEINFO, &[[0; 4], VALID_FOR, [0; 4], [0; 4]].concat());
+    }
+    op
+}
+
+fn add_with(link: &LinkId, address: IpNetwork, dad: Dad, (more, scope): (u32, u8)) -> Op {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let nodad = if dad == Dad::Skip && address.is_ipv6() { libc::IFA_F_NODAD } else { 0 };
-    let mut message = Message::new(libc::RTM_NEWADDR, flags, &header(link.index, Some(address), nodad));
+    let mut header = header(link.index, Some(address), nodad);
+    header[3] = scope;
+    let mut message = Message::new(libc::RTM_NEWADDR, flags, &header);
     write(&mut message, address);
     if more != 0 {
         message.u32(IFA_FLAGS, nodad | more);
@@ -146,6 +161,7 @@ impl Address {
     }
 }
 
+const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 

@@ -17,17 +17,20 @@ pub enum Mode {
     Nftables,
     /// kube-proxy's chains, by iptables.
     Iptables,
+    /// Virtual servers of IPVS, with a table of nf_tables before them.
+    Ipvs,
 }
 
 impl Mode {
     /// Every one, the preferred first.
-    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+    pub const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs];
 
     /// As configurations call it.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
         }
     }
 

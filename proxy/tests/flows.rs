@@ -6,41 +6,11 @@ use std::collections::BTreeSet;
 
 use proxy::plan::{Fate, Packet, Verdict};
 use proxy::state::Protocol;
-use proxy::{Dataplane as _, Family, ServicePlan};
+use proxy::{Family, ServicePlan};
 use support::backend::Backend;
-use support::lab::{World, judge};
-use support::row::{Expected, Row, SENDERS, rows};
+use support::flows::{for_every_flow, packets_agree};
+use support::row::{Expected, rows};
 use support::{Place, destination, ip, settings, snapshot};
-
-/// Calls `check` for every row, family, frontend and sender that is asked for, and fails with every complaint at once.
-/// What is expected is the trace's, or what `backend` does instead.
-fn for_every_flow(
-    backend: Option<Backend>,
-    family: Family,
-    rows: &[Row],
-    mut check: impl FnMut(&Row, &str, &str, &Expected) -> Option<String>,
-) {
-    let mut wrong = Vec::new();
-    let mut flows = 0;
-    for row in rows {
-        for frontend in &row.frontends {
-            for (sender, expected) in SENDERS.iter().zip(row.expected_by(backend, family)) {
-                let Some(expected) = expected else { continue };
-                flows += 1;
-                if let Some(complaint) = check(row, frontend, sender, &expected) {
-                    let options: Vec<String> = row.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                    wrong.push(format!(
-                        "flows.txt:{} {family} {frontend} from {sender} {}: expected {expected:?}, got {complaint}",
-                        row.line,
-                        options.join(" ")
-                    ));
-                }
-            }
-        }
-    }
-    assert!(flows > 4 * rows.len(), "the table has {flows} flows");
-    assert!(wrong.is_empty(), "{} of {flows} flows\n{}", wrong.len(), wrong.join("\n"));
-}
 
 fn packet<'a>(family: Family, frontend: &str, sender: &str, protocol: Protocol) -> Packet<'a> {
     let destination = destination(family, frontend);
@@ -80,24 +50,6 @@ fn trace_agrees_with_every_row() {
             });
         }
     }
-}
-
-fn packets_agree(backend: Backend, family: Family, rows: &[Row]) {
-    let world = World::new();
-    let mut dataplane = backend.open(&world.node, family);
-    let mut line = 0;
-    for_every_flow(Some(backend), family, rows, |row, frontend, sender, expected| {
-        if line != row.line {
-            line = row.line;
-            let plan = ServicePlan::new(&snapshot(row), &settings(row), family);
-            dataplane.sync(&plan, None).expect("a sync");
-            let again = dataplane.sync(&plan, None).expect("a second sync");
-            assert_eq!((again.requests, again.elements), (0, 0), "line {line}: a second sync emits nothing");
-        }
-        judge(&world, sender, family, destination(family, frontend), expected)
-    });
-    dataplane.cleanup().expect("a cleanup");
-    assert_eq!(backend.traces(&world.node), "", "cleanup leaves no trace");
 }
 
 #[test]

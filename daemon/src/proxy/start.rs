@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
 use proxy::engine::{Engine, available, open};
+use proxy::ipvs::Ipvs;
 use proxy::{Dataplane, DualStack, Family, Mode};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -96,7 +97,9 @@ fn leftovers(config: &Config, mode: Mode, family: Family) -> Vec<Box<dyn Datapla
         *other != mode
             && (config.leftovers == Leftovers::KubeProxy || *other == Mode::Nftables || used.contains(other))
     };
-    let others = Mode::ALL.into_iter().filter(goes);
+    // To open IPVS loads its module.
+    let is_there = |other: &Mode| *other != Mode::Ipvs || Ipvs::has_traces(family).unwrap_or(false);
+    let others = Mode::ALL.into_iter().filter(goes).filter(is_there);
     others.filter_map(|other| open(other, family, &config.options).ok()).collect()
 }
 

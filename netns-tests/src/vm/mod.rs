@@ -9,6 +9,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use kernel::ipvs::Family;
+use kernel::netlink::{Protocol, Socket};
+
 use crate::scenario::{self, Leftovers};
 use crate::{Node, Space, Subject};
 
@@ -44,6 +47,34 @@ pub fn run_with_tunnels(module: &str, test: &str, story: impl FnOnce()) {
     assert!(std::env::var_os("LAB_LAYERED").is_none(), "not even the virtual machine has {missing}");
     static OUTCOME: OnceLock<String> = OnceLock::new();
     passed(OUTCOME.get_or_init(|| ended(qemu::run(&script(module)))), test);
+}
+
+/// Tells `story` where the kernel has IPVS and dummy links: here or, all tests of `module` together, in an emulated
+/// machine. `test` is the path of the calling test.
+///
+/// # Panics
+/// When the story does, here or there, or when no kernel can run it.
+pub fn run_with_ipvs(module: &str, test: &str, story: impl FnOnce()) {
+    let missing = missing_for_ipvs();
+    if missing.is_empty() {
+        return story();
+    }
+    assert!(std::env::var_os("LAB_LAYERED").is_none(), "not even the virtual machine has {missing}");
+    static OUTCOME: OnceLock<String> = OnceLock::new();
+    passed(OUTCOME.get_or_init(|| ended(qemu::run(&script(module)))), test);
+}
+
+/// Of what those stories need, what the running kernel lacks.
+fn missing_for_ipvs() -> &'static str {
+    let space = Space::new_node().expect("namespaces can be made (the lab's tests need root)");
+    let family = space.run(|| Family::find(&mut Socket::open(Protocol::Generic)?));
+    if family.expect("netlink families can be looked up").is_none() {
+        "IPVS"
+    } else if space.try_sh("ip link add probe type dummy").is_err() {
+        "dummy links"
+    } else {
+        ""
+    }
 }
 
 /// Of the links that those stories need, what the running kernel says of those it cannot make.

@@ -24,12 +24,13 @@ const PROGRAMS: [&str; 12] = [
     "busybox",
 ];
 /// Directories of modules that the scenarios' kernel loads from.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "net",
     "lib",
     "crypto",
     "arch/x86/crypto",
     "fs/overlayfs",
+    "drivers/net/dummy.ko",
     "drivers/net/veth.ko",
     "drivers/net/vxlan",
     "drivers/net/wireguard",

@@ -3,6 +3,7 @@
 use kernel::Result;
 
 use crate::iptables::Iptables;
+use crate::ipvs::Ipvs;
 use crate::nftables::Nftables;
 use crate::options::Options;
 use crate::{Dataplane, Family, Mode};
@@ -15,6 +16,7 @@ pub fn open(mode: Mode, family: Family, options: &Options) -> Result<Box<dyn Dat
     match mode {
         Mode::Nftables => Ok(Box::new(Nftables::open(family)?)),
         Mode::Iptables => Ok(Box::new(Iptables::open(family, &options.iptables)?)),
+        Mode::Ipvs => Ok(Box::new(Ipvs::open(family, &options.ipvs)?)),
     }
 }
 
@@ -27,7 +29,7 @@ pub fn available(options: &Options) -> Result<Mode> {
     // A kernel may have one family only.
     let rehearsed = Family::BOTH.map(|family| Nftables::open(family).and_then(|mut table| table.rehearse()));
     let [Err(lacking), Err(_)] = rehearsed else { return Ok(Mode::Nftables) };
-    let others = Mode::ALL.into_iter().filter(|mode| *mode != Mode::Nftables && mode.as_str() != "ipvs");
+    let others = Mode::ALL.into_iter().filter(|mode| !matches!(mode, Mode::Nftables | Mode::Ipvs));
     let opens = |mode: &Mode| Family::BOTH.into_iter().any(|family| open(*mode, family, options).is_ok());
     others.into_iter().find(opens).ok_or(lacking)
 }

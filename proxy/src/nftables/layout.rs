@@ -19,7 +19,7 @@ pub(super) fn rehearsal(family: Family) -> Table<'static> {
 }
 
 /// nftables' word for a family.
-pub(super) fn nft_family(family: Family) -> NftFamily {
+pub(crate) fn nft_family(family: Family) -> NftFamily {
     match family {
         Family::V4 => NftFamily::Ip,
         Family::V6 => NftFamily::Ip6,

@@ -32,10 +32,14 @@ use observe::Observed;
 use programmed::State;
 use spread::Spread;
 
+pub(crate) use layout::nft_family;
+pub(crate) use skeleton::{Section, from_pods, hook, masquerading, reject, write as write_sections};
+
 /// The name of our table in either family.
 pub const TABLE: &str = "bowline_proxy";
+
 /// A chain without rules whose name tells which rules the others have.
-const EDITION: &str = "edition-";
+pub(crate) const EDITION: &str = "edition-";
 
 /// Removes the table that kube-proxy has made in its nftables mode; whether there was one.
 ///
@@ -273,7 +277,7 @@ fn way_element(way: u32, chain: &str) -> Element {
 }
 
 /// A chain's name that differs whenever rules do.
-fn edition(sections: &[skeleton::Section]) -> String {
+pub(crate) fn edition(sections: &[Section]) -> String {
     let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     for section in sections {
         section.chain.hash(&mut hasher);

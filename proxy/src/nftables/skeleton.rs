@@ -18,16 +18,13 @@ const LOOPBACK: Option<Ipv4Network> = Ipv4Network::new_checked(Ipv4Addr::new(127
 
 /// A chain with its rules.
 #[derive(Debug)]
-pub(super) struct Section {
-    pub(super) chain: Chain<'static>,
-    pub(super) rules: Vec<Rule>,
+pub(crate) struct Section {
+    pub(crate) chain: Chain<'static>,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// All chains that don't depend on pools.
 pub(super) fn sections(site: &Site) -> Vec<Section> {
-    let hook = |name, hook, priority, comment| {
-        Chain::base(name, Base::new(ChainKind::Nat, hook, priority)).comment(comment)
-    };
     vec![
         Section {
             chain: Chain::regular("reject").comment("nobody listens"),
@@ -65,9 +62,14 @@ pub(super) fn sections(site: &Site) -> Vec<Section> {
     ]
 }
 
+/// A base chain that sees the first packet of each flow.
+pub(crate) fn hook(name: &'static str, hook: Hook, priority: i32, comment: &'static str) -> Chain<'static> {
+    Chain::base(name, Base::new(ChainKind::Nat, hook, priority)).comment(comment)
+}
+
 /// A reset reaches a connecting process at once; an ICMP error may have to wait for its next try, and the kernel
 /// sends one per second only.
-fn reject(family: Family) -> [Rule; 2] {
+pub(crate) fn reject(family: Family) -> [Rule; 2] {
     let unreachable = match family {
         Family::V4 => Reject::PortUnreachableV4,
         Family::V6 => Reject::PortUnreachableV6,
@@ -128,11 +130,16 @@ fn by_way(family: Family) -> Rule {
 
 fn postrouting(site: &Site) -> Vec<Rule> {
     let family = nft_family(site.family);
+    masquerading(site, Rule::in_family(family).ct_dnat(), Map::Hairpins.name()).to_vec()
+}
+
+/// The two reasons to masquerade: what was decided before, and `translated` packets of an endpoint to itself.
+pub(crate) fn masquerading(site: &Site, translated: Rule, hairpins: &str) -> [Rule; 2] {
+    let family = nft_family(site.family);
     let mark = site.masquerade_mark;
     let marked = Rule::in_family(family).has_mark_bits(mark).clear_mark_bits(mark);
-    let to_itself = Rule::in_family(family).ct_dnat();
-    let to_itself = to_itself.in_set(&[Field::Saddr(family), Field::Daddr(family)], Map::Hairpins.name());
-    vec![
+    let to_itself = translated.in_set(&[Field::Saddr(family), Field::Daddr(family)], hairpins);
+    [
         marked.masquerade_fully_random().comment("as decided before the endpoint was chosen"),
         to_itself.masquerade_fully_random().comment("an endpoint that is its own client"),
     ]
@@ -148,7 +155,7 @@ fn not_loopback(family: Family, rule: Rule) -> Rule {
 }
 
 /// Matches packets of pods; none where they are not told from others.
-pub(super) fn from_pods(site: &Site) -> Option<Rule> {
+pub(crate) fn from_pods(site: &Site) -> Option<Rule> {
     matches_pods(site, Cmp::Equal)
 }
 
@@ -179,7 +186,7 @@ pub(super) fn declare(batch: &mut Batch, table: &Table<'_>, family: Family) {
 }
 
 /// Writes the chains anew, in the place of those that exist.
-pub(super) fn write(batch: &mut Batch, table: &Table<'_>, sections: &[Section]) {
+pub(crate) fn write(batch: &mut Batch, table: &Table<'_>, sections: &[Section]) {
     for section in sections {
         batch.add_chain(table, &section.chain).flush_chain(table, section.chain.name);
     }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use kernel::iptables::Variant;
 use lab::Space;
 use proxy::iptables::Iptables;
+use proxy::ipvs::Ipvs;
 use proxy::nftables::Nftables;
 use proxy::plan::ServicePlan;
 use proxy::state::ServicePortName;
-use proxy::{Dataplane, Family, IptablesOptions, Mode, Report, Served};
+use proxy::{Dataplane, Family, IptablesOptions, IpvsOptions, Mode, Report, Served};
 
 /// A dataplane, and with iptables which variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +17,12 @@ pub enum Backend {
     Nftables,
     IptablesNft,
     IptablesLegacy,
+    /// In a kernel that has it: see `lab::vm::run_with_ipvs`.
+    Ipvs,
 }
 
 impl Backend {
+    /// Those that every kernel has.
     pub const ALL: [Backend; 3] = [Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy];
 
     /// Opens it in a node.
@@ -33,6 +37,7 @@ impl Backend {
             Backend::Nftables => Box::new(Nftables::open(family).expect("nf_tables")),
             Backend::IptablesNft => iptables(Variant::Nft),
             Backend::IptablesLegacy => iptables(Variant::Legacy),
+            Backend::Ipvs => Box::new(Ipvs::open(family, &IpvsOptions::default()).expect("IPVS")),
         });
         Inside { space: space.clone(), dataplane }
     }
@@ -41,6 +46,12 @@ impl Backend {
     pub fn traces(self, space: &Space) -> String {
         let ruleset = match self {
             Backend::Nftables | Backend::IptablesNft => return space.sh("nft list ruleset"),
+            Backend::Ipvs => {
+                let servers = space.read("/proc/net/ip_vs").lines().skip(3).collect::<Vec<_>>().join("\n");
+                let rest =
+                    ["nft list ruleset", "ip -o link show type dummy"].map(|command| space.sh(command));
+                return rest.concat() + &servers;
+            }
             Backend::IptablesLegacy => {
                 ["iptables-legacy-save", "ip6tables-legacy-save"].map(|program| space.sh(program)).concat()
             }

@@ -156,6 +156,8 @@ pub fn judge(
         return (!fine).then(|| format!("{outcome:?}"));
     };
     let mut seen = std::collections::BTreeSet::new();
+    // An emulated machine has IPVS, which takes endpoints in turn.
+    let enough = if std::env::var_os("LAB_LAYERED").is_some() { wanted.len() } else { 5 };
     for attempt in 0..100 {
         match connect(space, to, patience) {
             Outcome::Answer { endpoint, peer } => {
@@ -170,7 +172,7 @@ pub fn judge(
         if !seen.is_subset(wanted) {
             return Some(format!("{seen:?}"));
         }
-        if attempt >= 5 && seen == *wanted {
+        if attempt >= enough && seen == *wanted {
             return None;
         }
     }

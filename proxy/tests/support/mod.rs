@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses part of it")]
 
 pub mod backend;
+pub mod changes;
+pub mod flows;
 pub mod lab;
 pub mod row;
 

@@ -63,6 +63,7 @@ impl Row {
         let mode = backend.map(|backend| match backend {
             Backend::Nftables => Mode::Nftables,
             Backend::IptablesNft | Backend::IptablesLegacy => Mode::Iptables,
+            Backend::Ipvs => Mode::Ipvs,
         });
         let applies = |deviation: &&Deviation| {
             Some(deviation.mode) == mode && deviation.family.is_none_or(|other| other == family)

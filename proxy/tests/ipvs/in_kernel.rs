@@ -1,0 +1,388 @@
+//! Stories for a kernel that has IPVS.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kernel::netlink::{Protocol, Socket};
+use lab::traffic::{Server, UdpClient};
+use lab::vm::run_with_ipvs;
+use lab::{Space, wait};
+use proxy::ipvs::{Ipvs, rehearse};
+use proxy::plan::stale;
+use proxy::state::Service;
+use proxy::{Dataplane as _, Family, IpvsOptions, ServicePlan, Snapshot};
+
+use super::support::backend::Backend;
+use super::support::changes::syncing_changes_is_syncing_everything;
+use super::support::flows::packets_agree;
+use super::support::lab::{Outcome, World, connect};
+use super::support::row::{Row, rows};
+use super::support::{Place, TARGET_PORT, destination, ip, service, service_name, settings, slice, snapshot};
+
+macro_rules! stories {
+    ($($(#[$doc:meta])* fn $name:ident() $body:block)*) => {$(
+        $(#[$doc])*
+        #[test]
+        fn $name() {
+            run_with_ipvs("in_kernel::", concat!("in_kernel::", stringify!($name)), || $body);
+        }
+    )*};
+}
+
+stories! {
+    /// Half of the rows for each family, and in both those of the matrix and those that deviate: a packet takes long
+    /// in an emulated machine.
+    fn packets_agree_with_every_row() {
+        std::thread::scope(|scope| {
+            for (part, family) in Family::BOTH.into_iter().enumerate() {
+                let all = rows().into_iter().enumerate();
+                let some = all.filter(|(index, row)| index % 2 == part || *index < 8 || !row.deviations.is_empty());
+                let some: Vec<Row> = some.map(|(_, row)| row).collect();
+                scope.spawn(move || packets_agree(Backend::Ipvs, family, &some));
+            }
+        });
+    }
+
+    fn syncing_changes() {
+        syncing_changes_is_syncing_everything(Backend::Ipvs, 2);
+    }
+
+    fn an_endpoint_leaves_with_its_last_connection() {
+        let mut stage = Stage::new(Family::V4, "", IpvsOptions::default(), |_| {});
+        let to = destination(Family::V4, "cluster-ip");
+        let _servers = [(&stage.world.local, "local"), (&stage.world.remote, "remote")].map(|(space, name)| Patient::new(space, name));
+        stage.target_port(PATIENT_PORT, "local,remote");
+        let mut held = Conversation::new(&stage.world.pod, to);
+        let here = held.ask();
+        let (own, other) = if here == "local" { ("10.1.0.6", "remote") } else { ("10.2.0.6", "local") };
+        stage.endpoints(other);
+        assert_eq!(held.ask(), here, "what is connected stays so");
+        let drains = format!("{own}:{PATIENT_PORT} (drains)");
+        assert!(stage.listing().contains(&drains), "{}", stage.listing());
+        for _ in 0..4 {
+            assert_eq!(Conversation::new(&stage.world.pod, to).ask(), other, "new ones go elsewhere");
+        }
+        stage.restart();
+        assert_eq!(held.ask(), here, "a restart changes nothing");
+        assert!(stage.listing().contains(&drains), "{}", stage.listing());
+        stage.snapshot.remove_service(&service_name());
+        stage.sync_service();
+        assert_eq!(held.ask(), here, "even the whole Service may go");
+        assert_eq!(connect(&stage.world.pod, to, Duration::from_millis(300)), Outcome::Silent, "for new ones it is gone");
+        held.reset();
+        wait::until("the last connection to be forgotten", || {
+            stage.dataplane.sync(&stage.plan, None).expect("a sync");
+            (!stage.listing().contains(own)).then_some(())
+        });
+    }
+
+    fn endpoints_replaced_under_load_cost_no_connection() {
+        let mut stage = Stage::new(Family::V4, "", IpvsOptions::default(), |_| {});
+        let to = destination(Family::V4, "cluster-ip");
+        let from = stage.world.pod.clone();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                let mut outcomes = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    outcomes.push(connect(&from, to, wait::patience()));
+                }
+                outcomes
+            });
+            for round in 0..40 {
+                stage.endpoints(["local!,remote", "remote", "local,remote", "local,remote!", "local"][round % 5]);
+                if round % 20 == 10 {
+                    stage.restart();
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            let outcomes = clients.join().expect("the clients end");
+            let failed: Vec<_> = outcomes.iter().filter(|o| !matches!(o, Outcome::Answer { .. })).collect();
+            assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), outcomes.len(), failed.first());
+            assert!(outcomes.len() > 20, "only {} connections", outcomes.len());
+        });
+    }
+
+    fn a_client_stays_with_its_endpoint_until_that_is_gone() {
+        let sticky = |service: &mut Service| service.affinity = Some(Duration::from_secs(600));
+        let mut stage = Stage::new(Family::V6, "", IpvsOptions::default(), sticky);
+        for frontend in ["cluster-ip", "node-port", "load-balancer"] {
+            stage.endpoints("local,remote");
+            let first = stage.ask("pod", frontend);
+            for _ in 0..4 {
+                assert_eq!(stage.ask("pod", frontend), first, "{frontend}");
+            }
+            let other = if first == "local" { "remote" } else { "local" };
+            stage.endpoints(other);
+            assert_eq!(stage.ask("pod", frontend), other, "{frontend}");
+            stage.endpoints("local,remote");
+            for _ in 0..3 {
+                assert_eq!(stage.ask("pod", frontend), other, "{frontend}: the new choice holds");
+            }
+        }
+        stage.restart();
+        stage.snapshot.set_service(service(&Row::with_options("")));
+        stage.sync_service();
+        let seen: BTreeSet<String> = (0..4).map(|_| stage.ask("pod", "cluster-ip")).collect();
+        assert_eq!(seen.len(), 2, "without affinity both answer");
+    }
+
+    fn udp_clients_follow_their_service() {
+        for family in Family::BOTH {
+            let mut stage = Stage::new(family, "eps=local", IpvsOptions::default(), |_| {});
+            for (frontend, sender) in [("cluster-ip", "pod"), ("node-port", "outside"), ("load-balancer", "node")] {
+                stage.endpoints("local");
+                let client = UdpClient::new(stage.world.space(sender), destination(family, frontend));
+                let answer = |client: &UdpClient| client.ask().unwrap_or_default();
+                assert!(answer(&client).starts_with("local "), "{family} {frontend}");
+                stage.endpoints("remote");
+                wait::until("the same socket to reach the other endpoint", || {
+                    answer(&client).starts_with("remote ").then_some(())
+                });
+            }
+        }
+    }
+
+    fn what_listens_on_this_host_is_not_on_virtual_addresses() {
+        let stage = Stage::new(Family::V4, "etp=local", IpvsOptions::default(), |_| {});
+        let node = &stage.world.node;
+        let anywhere = |port| SocketAddr::new([0, 0, 0, 0].into(), port);
+        let _servers = [22, 31000].map(|port| Server::tcp(node, anywhere(port), "host"));
+        for (sender, place) in [("pod", Place::ClusterIp), ("outside", Place::LoadBalancer), ("node", Place::External)] {
+            let at = |port| SocketAddr::new(ip(Family::V4, place), port);
+            let from = stage.world.space(sender);
+            assert_eq!(connect(from, at(22), wait::patience()), Outcome::Refused, "{place:?} from {sender}");
+            let check = connect(from, at(31000), wait::patience());
+            assert!(matches!(check, Outcome::Answer { .. }), "health checks of {place:?}: {check:?}");
+            assert!(lab::traffic::ping(from, at(1).ip()), "{place:?} answers a ping of {sender}");
+        }
+        let own = SocketAddr::new(ip(Family::V4, Place::Node), 22);
+        assert!(matches!(connect(&stage.world.outside, own, wait::patience()), Outcome::Answer { .. }));
+    }
+
+    fn every_scheduler_balances() {
+        let mut stage = Stage::new(Family::V4, "", IpvsOptions::default(), |_| {});
+        for scheduler in kernel::ipvs::Scheduler::ALL {
+            let row = Row::with_options("");
+            stage.snapshot.set_service(Service { scheduler: scheduler.name().into(), ..service(&row) });
+            stage.sync_service();
+            stage.ask("pod", "cluster-ip");
+            let listing = stage.listing();
+            // Debian builds its kernel without this one, so the default takes its place.
+            let is_there = scheduler.name() != "twos" || listing.contains("twos to [");
+            let shown = if is_there { scheduler.name() } else { "rr" };
+            assert!(listing.contains(&format!("{shown} to [10.1.0.6:8080, 10.2.0.6:8080]")), "{scheduler}: {listing}");
+        }
+    }
+
+    fn others_keep_what_is_theirs() {
+        let world = World::new();
+        let settings_before = sysctls(&world.node);
+        let foreign = ["-A -t 203.0.113.77:99 -s wlc", "-A -f 77 -s rr"];
+        let ipvs = world.node.run(Foreign::new);
+        let excluded = vec!["203.0.113.77/32".parse().expect("a network")];
+        let options = IpvsOptions {
+            exclude_cidrs: excluded,
+            strict_arp: true,
+            tcp_timeout: Some(Duration::from_secs(1234)),
+            ..IpvsOptions::default()
+        };
+        let row = Row::with_options("");
+        let mut dataplanes = Family::BOTH.map(|family| {
+            let mut dataplane = world.node.run(|| Ipvs::open(family, &options)).expect("IPVS");
+            let plan = ServicePlan::new(&snapshot(&row), &settings(&row), family);
+            dataplane.sync(&plan, None).expect("a sync");
+            assert_eq!(dataplane.drift(&plan).expect("a reading"), Vec::<String>::new());
+            assert_eq!(dataplane.list().expect("a listing"), rehearse([(&plan, None)], &options));
+            dataplane
+        });
+        assert!(sysctls(&world.node).contains("arp_ignore = 1"), "{}", sysctls(&world.node));
+        assert_eq!(world.node.run(|| ipvs.timeout()), Some(Duration::from_secs(1234)));
+        dataplanes[0].cleanup().expect("a cleanup");
+        assert!(world.node.sh("ip -6 addr show dev kube-ipvs0").contains("fd00:96::10/128"), "the other family stays");
+        dataplanes[1].cleanup().expect("a cleanup");
+        assert_eq!(world.node.run(|| ipvs.keys()), foreign.len(), "virtual servers of others");
+        world.node.run(|| ipvs.remove());
+        assert_eq!(Backend::Ipvs.traces(&world.node), "");
+        assert_eq!(sysctls(&world.node), settings_before);
+        assert!(!world.node.run(|| Ipvs::has_traces(Family::V4)).expect("a reading"));
+    }
+}
+
+fn sysctls(node: &Space) -> String {
+    let keys = [
+        "vs.conntrack",
+        "vs.expire_nodest_conn",
+        "vs.expire_quiescent_template",
+        "conf.all.arp_ignore",
+        "conf.all.arp_announce",
+    ];
+    node.sh(&format!("sysctl {}", keys.map(|key| format!("net.ipv4.{key}")).join(" ")))
+}
+
+/// Virtual servers that somebody else has made.
+struct Foreign {
+    ipvs: kernel::ipvs::Family,
+}
+
+impl Foreign {
+    fn new() -> Foreign {
+        let mut socket = Socket::open(Protocol::Generic).expect("a socket");
+        let ipvs = kernel::ipvs::Family::find(&mut socket).expect("an answer").expect("IPVS");
+        let service = |key| kernel::ipvs::Service {
+            key,
+            scheduler: "wlc".into(),
+            scheduler_flags: 0,
+            persistence: None,
+            one_packet: false,
+        };
+        socket.apply(&Self::all().map(|key| ipvs.add_service(&service(key)))).expect("services");
+        Foreign { ipvs }
+    }
+
+    fn all() -> [kernel::ipvs::Key; 2] {
+        let address = "203.0.113.77:99".parse().expect("an address");
+        [
+            kernel::ipvs::Key::Address { address, protocol: 6 },
+            kernel::ipvs::Key::Mark { family: Family::V4, mark: 77 },
+        ]
+    }
+
+    fn keys(&self) -> usize {
+        let mut socket = Socket::open(Protocol::Generic).expect("a socket");
+        let all = self.ipvs.list_services(&mut socket).expect("a listing");
+        assert!(all.iter().all(|(service, _)| Self::all().contains(&service.key)), "{all:?}");
+        all.len()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.ipvs.timeouts(&mut Socket::open(Protocol::Generic).expect("a socket")).expect("an answer").tcp
+    }
+
+    fn remove(&self) {
+        let mut socket = Socket::open(Protocol::Generic).expect("a socket");
+        socket.apply(&Self::all().map(|key| self.ipvs.delete_service(key))).expect("services");
+    }
+}
+
+/// A world, a plan, and the dataplane that carries it.
+struct Stage {
+    world: World,
+    family: Family,
+    options: IpvsOptions,
+    snapshot: Snapshot,
+    plan: ServicePlan,
+    dataplane: Ipvs,
+    conntrack: Socket,
+    port: u16,
+}
+
+impl Stage {
+    fn new(family: Family, row: &str, options: IpvsOptions, more: impl FnOnce(&mut Service)) -> Stage {
+        let world = World::new();
+        let row = Row::with_options(row);
+        let mut snapshot = snapshot(&row);
+        let mut service = service(&row);
+        more(&mut service);
+        snapshot.set_service(service);
+        let plan = ServicePlan::new(&snapshot, &settings(&row), family);
+        let mut dataplane = world.node.run(|| Ipvs::open(family, &options)).expect("IPVS");
+        let conntrack = world.node.run(|| Socket::open(Protocol::Netfilter)).expect("a socket");
+        dataplane.sync(&plan, None).expect("a sync");
+        Stage { world, family, options, snapshot, plan, dataplane, conntrack, port: TARGET_PORT }
+    }
+
+    /// Other endpoints, synced as a change, stale flows forgotten.
+    fn endpoints(&mut self, endpoints: &str) {
+        let row = Row::with_options(&format!("eps={endpoints}"));
+        let mut slice = slice(&row, self.family);
+        slice.ports.iter_mut().for_each(|port| port.port = self.port);
+        self.snapshot.set_slice(&format!("web-{}", self.family), slice);
+        self.sync_service();
+    }
+
+    fn target_port(&mut self, port: u16, endpoints: &str) {
+        self.port = port;
+        self.endpoints(endpoints);
+    }
+
+    fn sync_service(&mut self) {
+        let before = self.plan.clone();
+        let touched = self.plan.update(&self.snapshot, &BTreeSet::from([service_name()]));
+        self.dataplane.sync(&self.plan, Some(&touched)).expect("a sync");
+        let stale = stale(&before, &self.plan, &touched);
+        proxy::conntrack::forget(&mut self.conntrack, self.family, &stale).expect("flows can be forgotten");
+    }
+
+    fn restart(&mut self) {
+        self.dataplane = self.world.node.run(|| Ipvs::open(self.family, &self.options)).expect("IPVS");
+        self.dataplane.sync(&self.plan, None).expect("a sync");
+    }
+
+    fn listing(&mut self) -> String {
+        let lines = self.dataplane.list().expect("a listing");
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    fn ask(&self, sender: &str, frontend: &str) -> String {
+        match connect(self.world.space(sender), destination(self.family, frontend), wait::patience()) {
+            Outcome::Answer { endpoint, .. } => endpoint,
+            other => panic!("{frontend} from {sender}: {other:?}"),
+        }
+    }
+}
+
+const PATIENT_PORT: u16 = 8081;
+
+/// Answers each byte of a connection with its name.
+struct Patient;
+
+impl Patient {
+    fn new(space: &Space, name: &'static str) -> Patient {
+        let at = SocketAddr::new([0, 0, 0, 0].into(), PATIENT_PORT);
+        let listener = space.run(|| TcpListener::bind(at)).expect("a listener");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                std::thread::spawn(move || {
+                    let mut stream = stream.expect("a connection");
+                    let mut byte = [0];
+                    while stream.read(&mut byte).is_ok_and(|read| read > 0) {
+                        stream.write_all(format!("{name}\n").as_bytes()).expect("an answer");
+                    }
+                });
+            }
+        });
+        Patient
+    }
+}
+
+/// A connection that lasts.
+struct Conversation(TcpStream);
+
+impl Conversation {
+    fn new(from: &Space, to: SocketAddr) -> Conversation {
+        let stream = from.run(|| TcpStream::connect_timeout(&to, wait::patience())).expect("a connection");
+        stream.set_read_timeout(Some(wait::patience())).expect("a time-out can be set");
+        Conversation(stream)
+    }
+
+    fn ask(&mut self) -> String {
+        self.0.write_all(b"?").expect("a question");
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while self.0.read(&mut byte).expect("an answer") > 0 && byte != *b"\n" {
+            answer.extend(byte);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Ends it by a reset, which is what an answer brings that nobody has read: after that IPVS remembers it for ten
+    /// seconds and not for minutes.
+    fn reset(mut self) {
+        self.0.write_all(b"?").expect("a question");
+        self.0.peek(&mut [0]).expect("an answer");
+    }
+}
