@@ -318,7 +318,8 @@ fn many_services_at_once_are_a_chain_rewritten() {
             stage.snapshot.remove_service(name);
         });
         let touched = stage.plan.update(&stage.snapshot, &names);
-        stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+        let report = stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+        assert_eq!(report.requests, 80 + 1 + 8, "chains that go, and KUBE-SERVICES with its rules");
         assert_eq!(stage.save(), before, "{which:?}");
     }
 }
@@ -365,6 +366,22 @@ fn connections_to_localhost_are_counted() {
         dataplane.cleanup().expect("a cleanup");
         assert_eq!(counters(), proxy::iptables::Counters::default(), "no trace");
     }
+}
+
+#[test]
+fn rules_go_without_the_program_that_made_them() {
+    let stage = Stage::synced(VARIANTS[0]);
+    let [nowhere, programs] = ["/run/nothing", "/usr/sbin"].map(std::path::Path::new);
+    stage.space.sh("mkdir /run/nothing");
+    stage.space.bind_directory(nowhere, programs).expect("programs can be hidden");
+    let mut dataplane = stage.backend.open(&stage.space, Family::V4);
+    let refusal = dataplane.sync(&stage.plan, None).expect_err("a sync needs the program");
+    assert!(refusal.to_string().contains("is not installed"), "{refusal}");
+    dataplane.cleanup().expect("a cleanup needs none");
+    stage.space.unmount(programs).expect("programs can be shown");
+    let left: Vec<String> =
+        stage.save().lines().filter(|l| !l.contains("KUBE-FIREWALL")).map(str::to_owned).collect();
+    assert_eq!(left, ["*filter"]);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct RuleInfo {
     pub chain: String,
     /// Its comment, empty when it has none.
     pub comment: String,
+    /// The chain it jumps or goes to.
+    pub target: Option<String>,
 }
 
 /// Says whether nf_tables can be used at all, with one clear sentence if not.
@@ -249,7 +251,21 @@ fn read_rule(bytes: &[u8], table: &Table<'_>) -> Option<RuleInfo> {
         handle: a.find_attr(wire::RULE_HANDLE).and_then(u64_be)?,
         chain: a.find_attr(wire::RULE_CHAIN).map(text)?,
         comment: a.find_attr(wire::RULE_USERDATA).map(comment).unwrap_or_default(),
+        target: a.find_attr(wire::RULE_EXPRESSIONS).and_then(target),
     })
+}
+
+/// The chain that a rule's expressions lead to, as far as they name it.
+fn target(expressions: &[u8]) -> Option<String> {
+    let list = attrs(expressions).filter(|(kind, _)| *kind == wire::LIST_ELEM);
+    list.filter_map(|(_, expression)| {
+        let of_expression = attrs(expression);
+        let name = of_expression.find_attr(wire::EXPR_NAME).map(text)?;
+        let immediate = attrs(of_expression.find_attr(wire::EXPR_DATA).filter(|_| name == "immediate")?);
+        let data = attrs(immediate.find_attr(wire::IMMEDIATE_DATA)?);
+        attrs(data.find_attr(wire::DATA_VERDICT)?).find_attr(wire::VERDICT_CHAIN).map(text)
+    })
+    .next()
 }
 
 /// The elements of one NEWSETELEM message, crooked ones left out.

@@ -78,6 +78,7 @@ pub(super) const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 
 pub(super) const EXPR_NAME: u16 = 1;
 pub(super) const EXPR_DATA: u16 = 2;
+pub(super) const IMMEDIATE_DATA: u16 = 2;
 
 /// TLV types that the `nft` program reads from userdata.
 pub(super) const UDATA_COMMENT: u8 = 0;

@@ -41,7 +41,8 @@ const RANDOM_FULLY: [u16; 3] = [1, 6, 2];
 #[derive(Debug)]
 pub struct Iptables {
     program: Program,
-    version: Version,
+    /// None when it is not installed: rules of nf_tables can be removed all the same.
+    version: Option<Version>,
     netns: Netns,
     socket: Socket,
     features: Features,
@@ -83,7 +84,8 @@ impl Counters {
 
 impl Iptables {
     /// Opens the dataplane in the calling thread's network namespace, with the variant of iptables that the kubelet uses,
-    /// or that has more rules. Changes nothing.
+    /// or that has more rules. Changes nothing. Where the kernel has rules of nf_tables to remove this succeeds without
+    /// any program; a sync would then say what is not installed.
     ///
     /// # Errors
     /// When iptables is not installed, the kernel lacks it, or the process lacks CAP_NET_ADMIN.
@@ -103,12 +105,16 @@ impl Iptables {
     }
 
     fn open_program(program: Program, mut socket: Socket, options: &IptablesOptions) -> Result<Self> {
-        let version = program.version()?;
+        let version = match program.version() {
+            Ok(version) => Some(version),
+            Err(_) if removal::is_in_nft(&mut socket, program.family)? => None,
+            Err(error) => return Err(error),
+        };
         let is_liberal =
             sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal").is_ok_and(|value| value != "0");
         let counts = acct::packets(&mut socket, skeleton::INVALID_COUNTER).is_ok();
         let features = Features {
-            random_fully: version.number >= RANDOM_FULLY,
+            random_fully: version.is_some_and(|version| version.number >= RANDOM_FULLY),
             drops_invalid: !is_liberal,
             counts,
             localhost_node_ports: options.localhost_node_ports,
@@ -116,12 +122,12 @@ impl Iptables {
         Ok(Iptables { program, version, netns: Netns::current()?, socket, features, state: None })
     }
 
-    /// Which iptables it uses: `iptables v1.8.9 (nf_tables)`.
-    pub fn program(&self) -> String {
-        let name = if self.program.family == ProgramFamily::V4 { "iptables" } else { "ip6tables" };
-        let [major, minor, patch] = self.version.number;
-        let kind = if self.version.is_nft { "nf_tables" } else { "legacy" };
-        format!("{name} v{major}.{minor}.{patch} ({kind})")
+    /// Whether the program keeps its rules in nf_tables.
+    fn is_nft(&self) -> Result<bool> {
+        match self.version {
+            Some(version) => Ok(version.is_nft),
+            None => Ok(self.program.version()?.is_nft),
+        }
     }
 
     fn sync_changes(
@@ -221,7 +227,7 @@ impl Iptables {
         let started = Instant::now();
         if !script.is_empty() {
             // The legacy variant replaces a whole table with every block, so a second one would cost as much as all.
-            let text = script.text(self.version.is_nft);
+            let text = script.text(self.is_nft()?);
             self.inside(|| self.program.restore_text(&text))?;
         }
         let lines = script.lines();
@@ -270,7 +276,7 @@ impl Dataplane for Iptables {
         if self.state.is_none() {
             return Ok(false);
         }
-        if !self.version.is_nft {
+        if !self.is_nft()? {
             let saved = self.inside(|| self.program.save_table(Table::Mangle))?;
             return Ok(Observed::parse(&saved).chain(Table::Mangle, names::CANARY).is_none());
         }

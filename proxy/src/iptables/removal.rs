@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use kernel::iptables::{Iptables as Program, Table, Variant, legacy_table, nft_table, target_of};
+use kernel::iptables::{Family, Iptables as Program, Table, Variant, legacy_table, nft_table, target_of};
+use kernel::netlink::Socket;
 use kernel::nft::{self, Batch};
 use kernel::{Result, acct};
 
@@ -10,39 +11,35 @@ use super::compare::Observed;
 use super::script::Script;
 use super::{Iptables, TABLES, names, render, skeleton};
 
-/// Removes everything from every variant of iptables that has any of it.
+/// Removes everything from every variant of iptables that has any of it. For nf_tables no program is needed.
 pub(super) fn remove(dataplane: &mut Iptables) -> Result<()> {
     let family = dataplane.program.family;
-    for variant in [Variant::Nft, Variant::Legacy] {
-        let is_used = match variant {
-            Variant::Legacy => {
-                dataplane.inside(|| Ok(TABLES.into_iter().any(|table| legacy_table(family, table))))?
-            }
-            _ => has_nft_chains(dataplane)?,
-        };
-        let program = Program { family, variant };
-        // Where there is one program only, it is that of its own variant.
-        let Ok(version) = program.version() else { continue };
-        let is_nft = variant != Variant::Legacy;
-        if is_used && version.is_nft == is_nft {
-            remove_variant(dataplane, program, is_nft)?;
+    remove_nft(dataplane)?;
+    let legacy = Program { family, variant: Variant::Legacy };
+    let has_legacy = dataplane.inside(|| Ok(TABLES.into_iter().any(|table| legacy_table(family, table))))?;
+    // Where there is one program only, it may be of the other variant.
+    if has_legacy && legacy.version().is_ok_and(|version| !version.is_nft) {
+        let saved = dataplane.inside(|| legacy.save())?;
+        let script = script(&Observed::parse(&saved));
+        if !script.is_empty() {
+            dataplane.inside(|| legacy.restore_text(&script.text(false)))?;
         }
     }
-    for counter in [skeleton::INVALID_COUNTER, render::LOCALHOST_COUNTER] {
-        if dataplane.features.counts {
+    if dataplane.features.counts {
+        for counter in [skeleton::INVALID_COUNTER, render::LOCALHOST_COUNTER] {
             acct::remove_unused(&mut dataplane.socket, counter)?;
         }
     }
     Ok(())
 }
 
-fn has_nft_chains(dataplane: &mut Iptables) -> Result<bool> {
-    let family = dataplane.program.family;
-    if !nft::is_supported(&mut dataplane.socket)? {
+/// Whether iptables-nft has any chain of ours.
+pub(super) fn is_in_nft(socket: &mut Socket, family: Family) -> Result<bool> {
+    if !nft::is_supported(socket)? {
         return Ok(false);
     }
     for table in TABLES {
-        let chains = nft::list_chains(&mut dataplane.socket, &nft_table(family, table))?;
+        let chains = nft::list_chains(socket, &nft_table(family, table))?;
         if chains.iter().any(|chain| names::is_ours(chain)) {
             return Ok(true);
         }
@@ -50,24 +47,60 @@ fn has_nft_chains(dataplane: &mut Iptables) -> Result<bool> {
     Ok(false)
 }
 
-fn remove_variant(dataplane: &mut Iptables, program: Program, is_nft: bool) -> Result<()> {
-    let saved = dataplane.inside(|| program.save())?;
-    let observed = Observed::parse(&saved);
-    let script = script(&observed);
-    if script.is_empty() {
+fn remove_nft(dataplane: &mut Iptables) -> Result<()> {
+    let family = dataplane.program.family;
+    if !is_in_nft(&mut dataplane.socket, family)? {
         return Ok(());
     }
-    let text = script.text(is_nft);
-    dataplane.inside(|| program.restore_text(&text))?;
-    if !is_nft {
+    let nft = Program { family, variant: Variant::Nft };
+    let has_program = nft.version().is_ok_and(|version| version.is_nft);
+    let has_firewall = has_program && {
+        let saved = dataplane.inside(|| nft.save())?;
+        is_firewall_ours(&Observed::parse(&saved))
+    };
+    for table in TABLES {
+        remove_from_table(&mut dataplane.socket, &nft_table(family, table), has_firewall)?;
+    }
+    if !has_program {
         return Ok(());
     }
-    let saved = dataplane.inside(|| program.save())?;
+    let saved = dataplane.inside(|| nft.save())?;
     let left = Observed::parse(&saved);
     for table in TABLES.into_iter().filter(|table| is_bare(&saved, &left, *table)) {
-        Batch::new().delete_table(&nft_table(program.family, table)).commit(&mut dataplane.socket)?;
+        Batch::new().delete_table(&nft_table(family, table)).commit(&mut dataplane.socket)?;
     }
     Ok(())
+}
+
+/// In one step.
+fn remove_from_table(socket: &mut Socket, table: &nft::Table<'_>, has_firewall: bool) -> Result<()> {
+    let is_ours = |chain: &str| names::is_ours(chain) || has_firewall && chain == names::FIREWALL;
+    let mut chains = nft::list_chains(socket, table)?;
+    if !chains.iter().any(|chain| is_ours(chain)) {
+        return Ok(());
+    }
+    let rules = nft::list_rules(socket, table, None)?;
+    let jumps: Vec<Jump<'_>> = rules
+        .iter()
+        .filter_map(|rule| Some((rule.chain.as_str(), rule.target.as_deref()?)))
+        .filter(|(_, to)| is_ours(to))
+        .collect();
+    let kept = kept(&jumps);
+    let goes = |chain: &str| is_ours(chain) && !kept.contains(chain);
+    let mut batch = Batch::new();
+    for rule in
+        rules.iter().filter(|rule| is_built_in(&rule.chain) && rule.target.as_deref().is_some_and(goes))
+    {
+        batch.delete_rule(table, &rule.chain, rule.handle);
+    }
+    chains.retain(|chain| goes(chain));
+    chains.iter().for_each(|chain| {
+        batch.flush_chain(table, chain);
+    });
+    chains.iter().for_each(|chain| {
+        batch.delete_chain(table, chain);
+    });
+    batch.commit(socket)
 }
 
 /// Whether nothing is left of a table but built-in chains that let everything pass.
@@ -87,21 +120,24 @@ fn script(observed: &Observed<'_>) -> Script {
     let has_firewall = is_firewall_ours(observed);
     let is_ours = |chain: &str| names::is_ours(chain) || has_firewall && chain == names::FIREWALL;
     for table in TABLES {
-        let kept = kept(observed, table);
         let mut chains: Vec<_> = observed.chains(table).collect();
         chains.sort_unstable();
-        for (chain, rules) in chains {
-            if is_ours(chain) {
-                if !kept.contains(chain) {
-                    script.remove(table, chain);
-                }
-                continue;
-            }
-            for rule in rules.iter().filter(|_| is_built_in(chain)) {
-                if target_of(rule).is_some_and(|target| is_ours(&target) && !kept.contains(&target)) {
-                    script.delete(table, chain, rule);
-                }
-            }
+        let targets: Vec<(&str, &str, String)> = chains
+            .iter()
+            .flat_map(|(chain, rules)| {
+                rules.iter().filter_map(|rule| Some((*chain, *rule, target_of(rule)?)))
+            })
+            .filter(|(_, _, target)| is_ours(target))
+            .collect();
+        let jumps: Vec<Jump<'_>> = targets.iter().map(|(from, _, to)| (*from, to.as_str())).collect();
+        let kept = kept(&jumps);
+        for (chain, rule, _) in
+            targets.iter().filter(|(from, _, to)| is_built_in(from) && !kept.contains(to.as_str()))
+        {
+            script.delete(table, chain, rule);
+        }
+        for (chain, _) in chains.into_iter().filter(|(chain, _)| is_ours(chain) && !kept.contains(chain)) {
+            script.remove(table, chain);
         }
     }
     script
@@ -118,24 +154,18 @@ fn is_firewall_ours(observed: &Observed<'_>) -> bool {
         && rules.is_some_and(|rules| rules.iter().all(|rule| super::rule::is_same(rule, &guard)))
 }
 
+/// From one chain to one of ours.
+type Jump<'a> = (&'a str, &'a str);
+
 /// Our chains that chains of others lead to, straight or through each other.
-fn kept(observed: &Observed<'_>, table: Table) -> BTreeSet<String> {
+fn kept<'a>(jumps: &[Jump<'a>]) -> BTreeSet<&'a str> {
+    let is_foreign = |chain: &str| !names::is_ours(chain) && chain != names::FIREWALL && !is_built_in(chain);
+    let mut next: Vec<&str> = jumps.iter().filter(|(from, _)| is_foreign(from)).map(|(_, to)| *to).collect();
     let mut kept = BTreeSet::new();
-    let mut next: Vec<String> = observed
-        .chains(table)
-        .filter(|(chain, _)| !names::is_ours(chain) && !is_built_in(chain))
-        .flat_map(|(_, rules)| rules.iter().filter_map(|rule| target_of(rule)))
-        .filter(|target| names::is_ours(target))
-        .collect();
     while let Some(chain) = next.pop() {
-        let rules = observed.chain(table, &chain).unwrap_or_default();
-        next.extend(
-            rules
-                .iter()
-                .filter_map(|rule| target_of(rule))
-                .filter(|target| names::is_ours(target) && !kept.contains(target)),
-        );
-        kept.insert(chain);
+        if kept.insert(chain) {
+            next.extend(jumps.iter().filter(|(from, _)| *from == chain).map(|(_, to)| *to));
+        }
     }
     kept
 }
