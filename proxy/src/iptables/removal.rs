@@ -54,8 +54,8 @@ fn remove_nft(dataplane: &mut Iptables) -> Result<()> {
     }
     let nft = Program { family, variant: Variant::Nft };
     let has_program = nft.version().is_ok_and(|version| version.is_nft);
-    let has_firewall = has_program && {
-        let saved = dataplane.inside(|| nft.save())?;
+    let has_firewall = has_program && !has_hint(&mut dataplane.socket, family)? && {
+        let saved = dataplane.inside(|| nft.save_table(Table::Filter))?;
         is_firewall_ours(&Observed::parse(&saved))
     };
     for table in TABLES {
@@ -70,6 +70,18 @@ fn remove_nft(dataplane: &mut Iptables) -> Result<()> {
         Batch::new().delete_table(&nft_table(family, table)).commit(&mut dataplane.socket)?;
     }
     Ok(())
+}
+
+/// Whether a kubelet has left its mark.
+fn has_hint(socket: &mut Socket, family: Family) -> Result<bool> {
+    for table in TABLES {
+        for hint in kernel::iptables::HINTS {
+            if nft::chain_exists(socket, &nft_table(family, table), hint)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// In one step.
