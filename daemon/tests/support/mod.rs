@@ -11,7 +11,7 @@ use daemon::objects::Node;
 use daemon::source::api::{self, Config, Timing};
 use daemon::source::{Feed, SourceState};
 use futures::StreamExt;
-use lab::apiserver::{ApiServer, Misbehaviour, Recorded, Streaming, Target};
+use lab::apiserver::{ApiServer, Kind, Misbehaviour, Recorded, Streaming, Target};
 use serde_json::{Value, json};
 
 use real::KubeApiserver;
@@ -122,19 +122,27 @@ impl Cluster {
         .await;
     }
 
-    /// Creates or changes a node of any content.
-    pub async fn put_object(&self, node: Value) {
+    /// Creates or changes an object of any content; one that does not name its kind is a Node.
+    pub async fn put_object(&self, mut object: Value) {
+        if object["kind"].is_null() {
+            object["kind"] = json!("Node");
+        }
         match &self.server {
-            Server::StandIn(server) => server.put(node),
-            Server::Real(server) => server.put(node).await,
+            Server::StandIn(server) => server.put(object),
+            Server::Real(server) => server.put(object).await,
         }
     }
 
     /// Deletes a node.
     pub async fn delete(&self, name: &str) {
+        self.delete_object(&json!({"kind": "Node", "metadata": {"name": name}})).await;
+    }
+
+    /// Deletes the object of this kind, namespace and name.
+    pub async fn delete_object(&self, object: &Value) {
         match &self.server {
-            Server::StandIn(server) => assert!(server.delete(name)),
-            Server::Real(server) => server.delete(name).await,
+            Server::StandIn(server) => assert!(server.delete_of(Kind::of(object), &key_of(object))),
+            Server::Real(server) => server.delete(object).await,
         }
     }
 
@@ -311,4 +319,10 @@ fn write_kubeconfig(path: &Path, server: &ApiServer, token: &str) {
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "bowline"}}],
     });
     std::fs::write(path, kubeconfig.to_string()).unwrap();
+}
+
+fn key_of(object: &Value) -> String {
+    let text = |key: &str| object["metadata"][key].as_str();
+    let name = text("name").expect("an object has a name");
+    text("namespace").map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
 }

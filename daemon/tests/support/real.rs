@@ -245,17 +245,22 @@ impl KubeApiserver {
         begun.map(|event| shown(&event)).collect()
     }
 
-    /// Creates a node, or changes its status.
-    pub async fn put(&self, mut node: Value) {
-        let name = node["metadata"]["name"].as_str().unwrap().to_owned();
-        node["apiVersion"] = json!("v1");
-        node["kind"] = json!("Node");
-        let (code, answer) = self.send("POST", "/api/v1/nodes", &node).await;
-        assert!([201, 409].contains(&code), "{code}: {answer}");
-        let status = json!({"status": node["status"]});
-        let path = format!("/api/v1/nodes/{name}/status");
-        let (code, answer) = self.send("PATCH", &path, &status).await;
-        assert_eq!(code, 200, "{answer}");
+    /// Creates an object, or changes it; of a Node that is there its status alone.
+    pub async fn put(&self, mut object: Value) {
+        let (api_version, collection) = place_of(&object);
+        object["apiVersion"] = json!(api_version);
+        let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap());
+        let is_node = object["kind"] == "Node";
+        // A Service that is there is not refused as such, but for its address.
+        let is_there = !is_node && self.send("GET", &path, &Value::Null).await.0 == 200;
+        let (method, to) = if is_there { ("PATCH", &path) } else { ("POST", &collection) };
+        let (code, answer) = self.send(method, to, &object).await;
+        assert!([200, 201].contains(&code) || is_node && code == 409, "{code}: {answer}");
+        if object["status"].is_object() {
+            let status = json!({"status": object["status"]});
+            let (code, answer) = self.send("PATCH", &format!("{path}/status"), &status).await;
+            assert_eq!(code, 200, "{answer}");
+        }
     }
 
     /// The node of this name.
@@ -265,9 +270,10 @@ impl KubeApiserver {
         node
     }
 
-    /// Deletes a node.
-    pub async fn delete(&self, name: &str) {
-        let (code, answer) = self.send("DELETE", &format!("/api/v1/nodes/{name}"), &Value::Null).await;
+    /// Deletes the object of this kind and name.
+    pub async fn delete(&self, object: &Value) {
+        let path = format!("{}/{}", place_of(object).1, object["metadata"]["name"].as_str().unwrap());
+        let (code, answer) = self.send("DELETE", &path, &Value::Null).await;
         assert_eq!(code, 200, "{answer}");
     }
 
@@ -336,6 +342,20 @@ async fn occupy(port: u16, token: String) {
         // Whatever the answer is.
         let _ = client.request(request).await;
     }
+}
+
+/// The API version and the collection of an object.
+fn place_of(object: &Value) -> (&'static str, String) {
+    let (version, prefix, resource) = match object["kind"].as_str().unwrap() {
+        "Node" => ("v1", "/api/v1", "nodes"),
+        "Service" => ("v1", "/api/v1", "services"),
+        "EndpointSlice" => ("discovery.k8s.io/v1", "/apis/discovery.k8s.io/v1", "endpointslices"),
+        "ServiceCIDR" => ("networking.k8s.io/v1", "/apis/networking.k8s.io/v1", "servicecidrs"),
+        other => panic!("{other} is new to this test"),
+    };
+    let namespace = object["metadata"]["namespace"].as_str();
+    let namespace = namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"));
+    (version, format!("{prefix}{namespace}/{resource}"))
 }
 
 /// A line of the audit log.
