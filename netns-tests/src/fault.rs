@@ -1,7 +1,11 @@
 //! Killing a plug-in at every step, by ptrace(2), and seeing what it executes, by strace(1).
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::plugin::{Invocation, Refusal};
-use crate::{Node, Space, sys};
+use crate::{Node, Space, sys, wait};
 
 /// How a run under [`killed_at`] ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,73 @@ const STEPS: &[(libc::c_long, &str)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_rmdir, "rmdir"),
 ];
+
+/// Of those, what changes anything that others see, and nothing that only looks or speaks. A kill between two of them is
+/// a kill before the later one.
+const CHANGES: &[&str] = &[
+    "sendto",
+    "sendmsg",
+    "pwrite64",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "fchmod",
+    "ftruncate",
+    "fsync",
+    "flock",
+    "ioctl",
+    "execve",
+];
+
+/// Runs a program that stays until it is `done`, and kills it, with all its threads and children, just before its `nth`
+/// step (the first is 1) that may change anything outside of it. Gives that step's name, or `None` when it was done
+/// before; it is killed then as well.
+///
+/// # Panics
+/// When it cannot be traced, or ends by itself.
+pub fn killed_at_or_done(
+    space: &Space,
+    program: &Path,
+    args: &[String],
+    nth: u32,
+    done: impl Fn() -> bool + Sync,
+) -> Option<&'static str> {
+    space.run(|| {
+        let mut command = Command::new(program);
+        command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        sys::ask_to_be_traced(&mut command);
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let pidfd = sys::pidfd(child.id()).expect("a child that was not waited for can be opened");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait::until("the program to be done or killed", || {
+                    (is_over.load(Ordering::Relaxed) || done()).then_some(())
+                });
+                // One that has ended needs no signal.
+                let _ = sys::send_signal(&pidfd, libc::SIGKILL);
+            });
+            let mut steps = 0;
+            let (killed, status) = sys::trace_to_the_end(child.id(), |number| {
+                let step = STEPS.iter().find(|(step, name)| *step == number && CHANGES.contains(name))?;
+                steps += 1;
+                (steps == nth).then_some(step.1)
+            });
+            is_over.store(true, Ordering::Relaxed);
+            // Tracing has waited for it already.
+            let _ = child.wait();
+            assert!(libc::WIFSIGNALED(status), "{} ended by itself: {status}", program.display());
+            killed
+        })
+    })
+}
 
 /// Runs `call` and kills it, with all its threads and children, just before its `nth` step (the first is 1).
 ///
