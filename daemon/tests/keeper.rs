@@ -208,7 +208,7 @@ fn plugins_are_installed_once_and_errors_name_the_place() {
 
 #[test]
 fn a_list_in_a_directory_that_cannot_be_written_is_told() {
-    let list = conflist::list(overlay::Mode::Vxlan, Path::new("/run/bowline/node.json"));
+    let list = conflist::list(Path::new("/run/bowline/node.json"));
     let refusal = conflist::ensure(Path::new("/proc/none"), &list).expect_err("no such place");
     assert!(refusal.starts_with("write /proc/none/10-bowline.conflist: "), "{refusal}");
 }

@@ -85,13 +85,14 @@ impl Tables {
     }
 }
 
-/// Our routes that lead to other nodes, as ip(8) writes them; those of our own pods lead nowhere.
+/// Our routes that lead to other nodes, as ip(8) writes them; those of our own pods lead nowhere, or to a pod's link.
 fn routes(node: &Space) -> Vec<String> {
     let both =
         ["-4", "-6"].map(|family| node.sh(&format!("ip {family} route show table all proto {PROTOCOL}")));
     let lines = both.iter().flat_map(|said| said.lines());
     lines
         .filter(|line| !line.starts_with("unreachable") && !line.contains("dev lo"))
+        .filter(|line| line.contains(" via ") || line.contains(" dev bowline") || line.contains(" encap "))
         .map(str::to_owned)
         .collect()
 }

@@ -33,8 +33,8 @@ impl Agent {
         let set = sysctls::ensure_forwarding(&mut self.route, families, &local.uplinks)
             .map_err(failed("forwarding"))?;
         self.settle("sysctl", set, self.memory.forwarded.is_some(), findings);
-        let (set, bridge) = sysctls::ensure_bridge_filter(self.config.settings.mode, families)
-            .map_err(failed("forwarding"))?;
+        let (set, bridge) =
+            sysctls::ensure_bridge_filter(&mut self.route, families).map_err(failed("forwarding"))?;
         self.settle("sysctl", set, self.memory.forwarded.is_some(), findings);
 
         let pods: Vec<IpNetwork> = local.pod_cidrs.present().map(|(_, cidr)| *cidr).collect();
@@ -89,7 +89,7 @@ impl Agent {
     pub(super) fn offer(&mut self, view: &View, plan: &Plan, findings: &mut Findings) -> Result<(), Stop> {
         let paths = self.config.paths.clone();
         let failed = |name: &'static str| move |what: String| Stop::Failure(Check::unmet(name, what));
-        let needed = conflist::kind(self.config.settings.mode);
+        let needed = conflist::KIND;
         if self.memory.installed.is_none() || !install::is_there(&paths.cni_bin, needed) {
             let others =
                 install::install(&self.program, &paths.cni_bin, needed).map_err(failed("plug-ins"))?;
@@ -115,7 +115,7 @@ impl Agent {
             serde_json::to_string_pretty(&facts).map_err(|error| failed("conflist")(error.to_string()))?;
         let path = self.facts_path();
         file::ensure(&path, (text + "\n").as_bytes(), 0o644).map_err(failed("conflist"))?;
-        let list = conflist::list(self.config.settings.mode, &path);
+        let list = conflist::list(&path);
         if conflist::ensure(&paths.cni_conf, &list).map_err(failed("conflist"))? {
             if self.memory.was_ready && self.memory.unready_since.is_none() {
                 self.repaired("conflist", 1);

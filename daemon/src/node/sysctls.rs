@@ -1,13 +1,14 @@
 //! Sysctls without which no pod is reached, and what br_netfilter means.
 
-use kernel::Result;
 use kernel::netlink::Socket;
 use kernel::route::{self, Filter};
-use kernel::sysctl;
-use overlay::{DualStack, Family, Mode, Uplink};
+use kernel::{Result, link, sysctl};
+use overlay::{DualStack, Family, Uplink};
 
 use super::Outcome;
 
+/// The bridge that the plug-in `vxlan` makes.
+pub const BRIDGE: &str = "bowline0";
 /// RTPROT_RA: the kernel learned the route from a router advertisement.
 const FROM_ADVERTISEMENT: u8 = 9;
 
@@ -54,17 +55,21 @@ fn learns_routes(socket: &mut Socket, uplink: &Uplink) -> Result<bool> {
 
 /// What br_netfilter makes of packets between pods of one bridge, and what is done about it.
 ///
-/// Where the module is loaded they shall meet the ruleset: a Service's answer that goes from pod to pod over the bridge
-/// alone would keep the wrong source address. Forwarding rules of a host firewall then apply to them as well, and the
-/// pod CIDRs are accepted there ([`super::forward`]). Where it isn't loaded, only who needs Services between pods of
-/// one node needs it; loading modules is the administrator's.
+/// The pods of the daemon's own network are on no bridge; those of the plug-in `vxlan` are. Where the module is loaded
+/// these shall meet the ruleset: a Service's answer that goes from pod to pod over the bridge alone would keep the wrong
+/// source address. Forwarding rules of a host firewall then apply to them as well, and the pod CIDRs are accepted there
+/// ([`super::forward`]). Where it isn't loaded, only who needs Services between pods of one bridge needs it; loading
+/// modules is the administrator's.
 ///
 /// # Errors
 /// As [`ensure_forwarding`].
-pub fn ensure_bridge_filter(mode: Mode, families: DualStack<bool>) -> Result<(Outcome, String)> {
+pub fn ensure_bridge_filter(
+    socket: &mut Socket,
+    families: DualStack<bool>,
+) -> Result<(Outcome, &'static str)> {
     let mut outcome = Outcome::default();
-    if mode == Mode::Routed {
-        return Ok((outcome, "not needed: mode routed has no bridge".into()));
+    if link::find(socket, BRIDGE)?.is_none() {
+        return Ok((outcome, "not needed: no pod is on a bridge of ours"));
     }
     let mut is_loaded = false;
     for (family, key) in [
@@ -82,11 +87,11 @@ pub fn ensure_bridge_filter(mode: Mode, families: DualStack<bool>) -> Result<(Ou
     }
     let state = match is_loaded {
         true => {
-            "loaded: packets between pods of this node meet the ruleset, and the pod CIDRs are accepted in it"
+            "loaded: packets between pods of one bridge meet the ruleset, and the pod CIDRs are accepted in it"
         }
         false => {
-            "not loaded: fine without Services; with them, answers between pods of one node need `modprobe br_netfilter`"
+            "not loaded: fine without Services; with them, answers between pods of one bridge need `modprobe br_netfilter`"
         }
     };
-    Ok((outcome, state.to_owned()))
+    Ok((outcome, state))
 }

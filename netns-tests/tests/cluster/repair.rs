@@ -5,7 +5,7 @@ use lab::wait::{until, until_nothing};
 use lab::{Chance, Cluster, Conversation, Daemon, Snapshot, Space, Tables, daemon};
 
 /// Everything of ours in the kernel, without what counts or ages.
-fn state(node: &Space) -> String {
+pub fn state(node: &Space) -> String {
     let commands = [
         "ip -o -d link show type vxlan",
         "ip -o addr show",
@@ -37,7 +37,7 @@ fn without_number(line: &str) -> &str {
 }
 
 /// The lines of one text that the other lacks, both ways.
-fn difference(before: &str, after: &str) -> String {
+pub fn difference(before: &str, after: &str) -> String {
     let missing = |from: &str, other: &str, sign: char| -> String {
         from.lines()
             .filter(|line| !other.lines().any(|o| o == *line))
@@ -155,8 +155,12 @@ fn killed_at_any_moment_it_converges() {
         let node = pair.cluster.node(0);
         if round % 3 == 0 {
             // Something to do for the next one.
-            let damages =
-                ["ip link del bowline.1", "nft delete table inet bowline_node", "ip route flush proto 98"];
+            let damages = [
+                "ip link del bowline.1",
+                "nft delete table inet bowline_node",
+                "ip route flush table 9800",
+                "ip route del 10.244.1.0/24",
+            ];
             // Whether it is there depends on where the last one was killed.
             let damage: &&str = chance.one_of(&damages);
             let _ = node.try_sh(damage);
