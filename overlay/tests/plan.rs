@@ -55,6 +55,17 @@ fn peers_that_cannot_be_reached_are_named_and_the_others_planned() {
     matches_golden("problems-wireguard", &plan::plan(&settings(Mode::Wireguard), &local(1), &peers));
 }
 
+#[test]
+fn where_no_node_is_beyond_a_tunnel_there_is_no_rule() {
+    let alone = plan::plan(&settings(Mode::Vxlan), &local(1), &[]);
+    let flat = plan::plan(&settings(Mode::CrossSubnet), &local(1), &[node(2), node(3)]);
+    assert_eq!((alone.rules, flat.rules), (Vec::new(), Vec::new()));
+    let mut half = cluster::beyond(3);
+    half.ips.v6 = None;
+    let half = plan::plan(&settings(Mode::Vxlan), &local(1), &[half]);
+    assert_eq!(half.rules.iter().map(|rule| rule.from).collect::<Vec<_>>(), [network("10.1.0.0/24")]);
+}
+
 /// Node 1 after `change`.
 fn changed(change: impl FnOnce(&mut Local)) -> Local {
     let mut local = local(1);
