@@ -19,11 +19,9 @@ use overlay::{ALIAS, Family, ROUTE_PROTOCOL};
 use crate::config::{Paths, Typed, Word};
 use crate::install::{self, Removal};
 use crate::log::chain_of;
+use crate::node::sysctls::BRIDGE;
 use crate::node::{forward, masquerade};
 use crate::{conflist, file, lock, proxy, status};
-
-/// The plug-in's bridge.
-const BRIDGE: &str = "bowline0";
 
 /// Command line of `bowline cleanup` and `bowlined cleanup`.
 #[derive(Debug, Clone, Default, Args)]
@@ -131,7 +129,13 @@ impl Cleanup<'_> {
         }
     }
 
+    /// With what a daemon that was killed had half written of it.
     fn file(&mut self, path: &Path) {
+        self.one_file(path);
+        self.one_file(&file::unfinished(path));
+    }
+
+    fn one_file(&mut self, path: &Path) {
         if std::fs::symlink_metadata(path).is_err() {
             return;
         }

@@ -40,7 +40,7 @@ fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
 fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
-    let unfinished = Unfinished(directory.join(unfinished_name(path)));
+    let unfinished = Unfinished(unfinished(path));
     // One of a predecessor that was killed here.
     let _ = fs::remove_file(&unfinished.0);
     let mut file = File::options().write(true).create_new(true).open(&unfinished.0)?;
@@ -51,8 +51,9 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn unfinished_name(path: &Path) -> String {
-    format!(".{}.bowlined", path.file_name().unwrap_or_default().to_string_lossy())
+/// The name under which `path` is written; a daemon that is killed then leaves it.
+pub fn unfinished(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.bowlined", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 /// A name that goes when dropped, if it still exists.
@@ -91,10 +92,14 @@ mod tests {
     fn what_a_killed_predecessor_left_is_no_obstacle() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("f.conflist");
-        fs::write(dir.path().join(unfinished_name(&path)), "half").expect("written");
+        fs::write(unfinished(&path), "half").expect("written");
         assert_eq!(ensure(&path, b"whole", 0o600), Ok(true));
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
-        assert!(![".conf", ".conflist", ".json"].iter().any(|end| unfinished_name(&path).ends_with(end)));
+        assert!(
+            ![".conf", ".conflist", ".json"]
+                .iter()
+                .any(|end| unfinished(&path).display().to_string().ends_with(end))
+        );
     }
 
     #[test]

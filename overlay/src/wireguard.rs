@@ -55,9 +55,9 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".tmp-{}", std::process::id()));
-    let unfinished = Path::new(&name);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The name by which `bowline cleanup` finds it, should this program be killed now.
+    let unfinished = &path.with_file_name(format!(".{name}.bowlined"));
     let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(unfinished);
     let result = written.and_then(|mut file| {
         file.write_all(&bytes)?;

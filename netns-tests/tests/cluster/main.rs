@@ -3,6 +3,7 @@
 mod api;
 mod churn;
 mod instrument;
+mod kills;
 mod mistakes;
 mod reach;
 mod repair;

@@ -111,7 +111,7 @@ async fn ask(client: &kube::Client) -> Option<Versions> {
 
 fn save(state_dir: &Path, memory: &Memory) -> std::io::Result<()> {
     std::fs::create_dir_all(state_dir)?;
-    let beside = state_dir.join(".api-servers.json.new");
+    let beside = crate::file::unfinished(&path(state_dir));
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(&serde_json::to_vec(memory)?)?;
     file.sync_all()?;
