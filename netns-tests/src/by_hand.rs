@@ -68,6 +68,31 @@ pub fn connect(cluster: &Cluster, path: Path) {
     }
 }
 
+/// Gives what pods send out of a connected cluster their node's address, by a rule as the manual of nft(8) has it.
+///
+/// # Panics
+/// When nft(8) refuses.
+pub fn masquerade(cluster: &Cluster) {
+    for member in cluster.nodes() {
+        member.sh("nft add table inet hand");
+        member.sh("nft add chain inet hand leaving { type nat hook postrouting priority srcnat ; }");
+        for pods in &member.entry().pod_cidrs {
+            let is_v6 = pods.contains(':');
+            let family = if is_v6 { "ip6" } else { "ip" };
+            let inside: Vec<String> = cluster
+                .cluster_cidrs()
+                .into_iter()
+                .chain(cluster.nodes().iter().flat_map(|node| &node.entry().ips).map(IpAddr::to_string))
+                .filter(|network| network.contains(':') == is_v6)
+                .collect();
+            member.sh(&format!(
+                "nft add rule inet hand leaving {family} saddr {pods} {family} daddr != {{ {} }} masquerade",
+                inside.join(", ")
+            ));
+        }
+    }
+}
+
 /// Lets `member` reach the pods of `peer`.
 fn reach(member: &Member, peer: &Member, path: Path) {
     for (cidr, ip) in peer.entry().pod_cidrs.iter().zip(&peer.entry().ips) {
