@@ -12,7 +12,7 @@ PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
-	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes'
+	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes; Services'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
 	@echo 'make image    target/image/*.tar: OCI images of it all, without and with iptables'
 	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
@@ -50,6 +50,7 @@ bench:
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 	cargo bench --locked -p bowline-overlay --bench nodes
 	cargo bench --locked -p bowline-lab --bench crowd
+	cargo bench --locked -p bowline-lab --bench services -- $(if $(QUICK),--quick)
 
 # Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.
 bench-throughput:

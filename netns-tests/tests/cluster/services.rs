@@ -14,7 +14,7 @@ use lab::wait::until;
 use lab::{Cluster, Daemon, Space, daemon};
 use serde_json::{Value, json};
 
-/// Routed: on a bridge, answers between pods of one node would need br_netfilter.
+/// Routed: the shortest way for a packet.
 const FLAGS: &[&str] = &[
     "--mode=routed",
     "--proxy-mode=nftables",
