@@ -319,15 +319,21 @@ pub(super) fn remove(
                     whole = false;
                     continue;
                 };
-                if owner.owns(&present.comment) {
+                let is_own = owner.owns(&present.comment);
+                if is_own {
                     batch.delete_elements(&table, &set, std::slice::from_ref(&present));
-                    released.extend(map.and_then(|map| read_released(map, &present)));
-                    map.map_or(Ok(()), |map| map.give_back(host, &mut batch, &present, |_| false))?;
-                } else {
-                    map.map_or(Ok(()), |map| map.forget(host, &mut batch, owner, &element))?;
                 }
-                touched.extend(map.map(|map| (family, map.waiting())));
-                touched.insert((family, set));
+                if let Some(map) = map {
+                    released.extend(read_released(map, &present).filter(|_| is_own));
+                    let waited = match is_own {
+                        true => map.give_back(host, &mut batch, &present, |_| false)?,
+                        false => map.forget(host, &mut batch, owner, &element)?,
+                    };
+                    touched.extend(waited.then(|| (family, map.waiting())));
+                }
+                if is_own {
+                    touched.insert((family, set));
+                }
             }
         }
         Ok(batch)

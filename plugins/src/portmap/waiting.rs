@@ -63,36 +63,37 @@ impl Map<'_> {
         batch.add_elements(self.table, &name, &[Element::raw(key).comment(taken.comment.as_str())]);
     }
 
-    /// Removes what `owner` has waiting for the port of `element`.
+    /// Removes what `owner` has waiting for the port of `element`; says whether there was anything.
     pub(super) fn forget(
         self,
         host: &mut Socket,
         batch: &mut Batch,
         owner: &Owner,
         element: &Element,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut own = self.list_waiting(host, element)?;
         own.retain(|waiting| owner.owns(&waiting.comment));
         batch.delete_elements(self.table, &self.waiting(), &own);
-        Ok(())
+        Ok(!own.is_empty())
     }
 
-    /// Gives the port of `removed`, which the batch deletes, to one that waits for it and isn't gone itself.
+    /// Gives the port of `removed`, which the batch deletes, to one that waits for it and isn't gone itself; says
+    /// whether there was one.
     pub(super) fn give_back(
         self,
         host: &mut Socket,
         batch: &mut Batch,
         removed: &Element,
         is_gone: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut waiting = self.list_waiting(host, removed)?.into_iter();
-        let Some(next) = waiting.find(|waiting| !is_gone(&waiting.comment)) else { return Ok(()) };
+        let Some(next) = waiting.find(|waiting| !is_gone(&waiting.comment)) else { return Ok(false) };
         let (key, data) = next.key.split_at(removed.key.len());
         let data = Some(Data::Value(data.to_vec()));
         let element = Element { data, ..Element::raw(key.to_vec()).comment(next.comment.as_str()) };
         batch.delete_elements(self.table, &self.waiting(), std::slice::from_ref(&next));
         batch.create_elements(self.table, self.name, &[element]);
-        Ok(())
+        Ok(true)
     }
 
     /// Who waits for the port of `element`. There are as many as pods were added for one port and not deleted.
