@@ -83,7 +83,7 @@ fn trace(trace: &TraceAnswer, node: &str) -> String {
         let source = if trace.masquerade {
             "the source becomes this node's"
         } else {
-            "the source stays, unless the endpoint is the sender itself"
+            "the source stays, but for a hairpin"
         };
         text.push_str(&format!("  rewritten  the destination becomes the endpoint's; {source}\n"));
     }

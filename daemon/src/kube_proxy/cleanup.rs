@@ -1,16 +1,11 @@
 //! `--cleanup`: the rules of every mode go, ours and the real kube-proxy's.
 
 use kernel::dual::Family;
-use kernel::netlink::{Protocol, Socket};
-use kernel::nft::{self, Batch, Table};
 use proxy::engine::open;
+use proxy::nftables::remove_kube_proxy;
 use proxy::{Mode, Options};
 
 use crate::log::chain_of;
-
-/// The tables of the real kube-proxy in mode nftables. Those of its other modes are ours by name.
-const TABLES: [Table<'static>; 2] =
-    [Table::new(nft::Family::Ip, "kube-proxy"), Table::new(nft::Family::Ip6, "kube-proxy")];
 
 /// Removes everything. A mode that this machine has not has left nothing.
 ///
@@ -29,33 +24,18 @@ pub(super) fn everything() -> Result<(), Vec<String>> {
             }
         }
     }
-    failures.extend(tables().err());
+    for family in Family::BOTH {
+        // Its tables in mode nftables; those of its other modes are ours by name.
+        if let Err(error) = remove_kube_proxy(family)
+            && !is_missing(&error)
+        {
+            failures.push(format!("table of kube-proxy, {family}: {}", chain_of(&error)));
+        }
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
 /// Whether a mode can't have left anything: its program, its kernel module or its family is not there.
 fn is_missing(error: &kernel::Error) -> bool {
     error.is_unsupported() || error.is_absent()
-}
-
-/// Removes the tables of the real one.
-///
-/// # Errors
-/// A sentence.
-pub(super) fn tables() -> Result<(), String> {
-    remove_tables().map_err(|error| chain_of(&error))
-}
-
-fn remove_tables() -> kernel::Result<()> {
-    let mut socket = Socket::open(Protocol::Netfilter)?;
-    if !nft::is_supported(&mut socket)? {
-        return Ok(());
-    }
-    for table in &TABLES {
-        if nft::table_exists(&mut socket, table)? {
-            Batch::new().delete_table(table).commit(&mut socket)?;
-            tracing::info!("removed table {table} of another kube-proxy");
-        }
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::decided::Decided;
 use super::run::directory_of;
-use super::{SOCKET, cleanup, render};
+use super::{SOCKET, render};
 use crate::http::{response, serve_by};
 use crate::proxy::health::{self, Checks, Teller, listen_patiently};
 use crate::proxy::{self, Feeds, Handle, ask};
@@ -51,7 +51,6 @@ async fn keep(decided: Decided) -> Result<(), String> {
     let teller =
         Teller::new(handle.published.clone(), decided.proxy.sync_period, Arc::clone(&handle.metrics));
     tokio::spawn(Checks::new(teller.clone()).follow());
-    tokio::spawn(remove_other_tables(handle.clone()));
     let is_hard = decided.bind_hard_fail;
     if let Some(address) = decided.healthz {
         let serve = |listener| health::serve(listener, teller);
@@ -69,6 +68,8 @@ async fn keep(decided: Decided) -> Result<(), String> {
     let ended = async move { while published.changed().await.is_ok() {} };
     tokio::select! {
         () = stop => {
+            // A socket that nobody listens at would look like a daemon that hangs.
+            crate::file::remove(&socket())?;
             tracing::info!("kube-proxy ends; its rules stay, so Services go on working (--cleanup removes them)");
             Ok(())
         }
@@ -113,23 +114,13 @@ async fn feeds(decided: &Decided) -> Result<(Option<Feed>, Feeds), String> {
     Ok((None, services::from_api(&api, node, &[])))
 }
 
-/// What a real kube-proxy in mode nftables has left goes once our rules are in place, so that nothing is missing in
-/// between.
-async fn remove_other_tables(handle: Handle) {
-    let mut published = handle.published.clone();
-    if published.wait_for(|published| published.is_programmed).await.is_ok()
-        && let Err(sentence) = cleanup::tables()
-    {
-        tracing::warn!("another kube-proxy's tables stay: {sentence}");
-    }
-}
-
 /// The control socket of `bowline services` and `bowline trace`. Without a place for it nothing else is amiss.
 fn answer_questions(handle: &Handle) {
-    let run = config::Paths::default().run;
+    let socket = socket();
+    let run = directory_of(&socket);
     let listener = std::fs::create_dir_all(&run)
         .map_err(|error| format!("make directory {}: {error}", run.display()))
-        .and_then(|()| http::listen_unix(&run.join(SOCKET)));
+        .and_then(|()| http::listen_unix(&socket));
     let questions = handle.ask.clone();
     let answer = move |request: Request<Incoming>| {
         let questions = questions.clone();
@@ -146,6 +137,10 @@ fn answer_questions(handle: &Handle) {
         Ok(listener) => drop(tokio::spawn(serve_by(listener, answer))),
         Err(sentence) => tracing::warn!("`bowline services` and `bowline trace` can't ask: {sentence}"),
     }
+}
+
+fn socket() -> PathBuf {
+    config::Paths::default().run.join(SOCKET)
 }
 
 /// What the metrics server tells.
