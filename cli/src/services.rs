@@ -66,6 +66,17 @@ pub fn run(args: &ServicesArgs) -> ExitCode {
     }
 }
 
+/// What it prints about all Services of the daemon with this run directory.
+///
+/// # Errors
+/// As [`ask`].
+pub fn told(run_dir: &std::path::Path) -> Result<String, String> {
+    let text = ask(run_dir, "/services")?;
+    serde_json::from_str(&text)
+        .map(|answer| overview(&answer))
+        .map_err(|error| format!("the daemon's answer: {error}"))
+}
+
 fn path(args: &ServicesArgs) -> Result<String, String> {
     match (&args.service, &args.namespace) {
         (Some(service), _) => match service.split_once('/') {

@@ -55,6 +55,17 @@ pub fn run(args: &TraceArgs) -> ExitCode {
     }
 }
 
+/// What it prints about a packet, by the daemon with this run directory.
+///
+/// # Errors
+/// As [`ask`].
+pub fn told(run_dir: &std::path::Path, from: &str, to: &str) -> Result<String, String> {
+    let text = ask(run_dir, &format!("/trace?from={}&to={}", encoded(from), encoded(to)))?;
+    serde_json::from_str(&text)
+        .map(|answer| told_of(&answer))
+        .map_err(|error| format!("the daemon's answer: {error}"))
+}
+
 fn path(args: &TraceArgs) -> String {
     let protocol = args.protocol.iter().map(|it| format!("&protocol={}", encoded(it))).collect::<String>();
     format!("/trace?from={}&to={}{protocol}", encoded(&args.from), encoded(&args.to))

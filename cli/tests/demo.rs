@@ -81,7 +81,20 @@ fn clusters_talk_and_what_travels_is_shown() {
         let output = cluster(&args).output().expect("the demo starts");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-        for part in parts.into_iter().chain(["masquerade, IPv6", "CHECK", "no lease and no result is left"]) {
+        let always = [
+            "masquerade, IPv6",
+            "pod to ClusterIP, IPv6",
+            "node to ClusterIP, IPv4",
+            "outside to NodePort, IPv4",
+            "affinity",
+            " connections, 0 lost",
+            "$ bowline trace 10.244.0.2 10.96.0.10:80",
+            "goes to one of 2 endpoints of default/web:http",
+            "every node's kernel is as planned",
+            "CHECK",
+            "no lease and no result is left",
+        ];
+        for part in parts.into_iter().chain(always) {
             assert!(said.contains(part), "{args:?}: {part:?} is missing in:\n{said}");
         }
         assert!(!said.contains('✗') && !said.contains('\x1b'), "{said}");

@@ -113,7 +113,7 @@ impl Nftables {
 
     fn sync_everything(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<(State, Report)> {
         let table = layout::table(self.family);
-        let Comparison { state, exists, diff, batch } = self.compare(state, plan)?;
+        let Comparison { state, exists, diff, batch } = self.compare(state, plan, Unused::Goes)?;
         match self.commit(&batch, &diff, true) {
             Ok(report) => Ok((state, report)),
             // A table that does not fit ours, another version's: replaced whole, still in one step.
@@ -132,13 +132,16 @@ impl Nftables {
     }
 
     /// Reads the table and finds out what keeps it from being what `plan` says.
-    fn compare(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<Comparison> {
+    fn compare(&mut self, state: Option<State>, plan: &ServicePlan, unused: Unused) -> Result<Comparison> {
         let table = layout::table(self.family);
         let mut observed = Observed::read(&mut self.socket, &table)?;
         let (state, desired) = State::full(plan, state, &observed)?;
         let diff = Diff::new(std::mem::take(&mut observed.elements), desired);
         let mut batch = Batch::new();
         write_chains(&mut batch, &table, &plan.site, (&state, &observed));
+        if unused == Unused::Goes {
+            remove_unused(&mut batch, &table, &state, &observed);
+        }
         diff.write(&mut batch, &table);
         Ok(Comparison { state, exists: observed.exists, diff, batch })
     }
@@ -173,7 +176,7 @@ impl Dataplane for Nftables {
     }
 
     fn drift(&mut self, plan: &ServicePlan) -> Result<Vec<String>> {
-        let batch = self.compare(None, plan)?.batch;
+        let batch = self.compare(None, plan, Unused::Stays)?.batch;
         Ok(batch.sentences().map(str::to_owned).collect())
     }
 
@@ -190,6 +193,13 @@ impl Dataplane for Nftables {
         }
         Ok(())
     }
+}
+
+/// What becomes of chains for pool sizes that there are no more. A partial sync leaves them, and they do no harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unused {
+    Goes,
+    Stays,
 }
 
 /// What a table lacks of a plan, and how it would be brought there.
@@ -242,7 +252,6 @@ fn write_chains(batch: &mut Batch, table: &Table<'_>, site: &Site, (state, obser
             }
         }
     }
-    remove_unused(batch, table, state, observed);
 }
 
 /// Removes the chains of pool sizes that there are no more.

@@ -5,6 +5,7 @@
 mod drawing;
 mod node;
 mod reach;
+mod services;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -74,6 +75,7 @@ pub fn show(args: &DemoArgs, nodes: u8, screen: &mut Screen) -> Result<()> {
     screen.title("Traffic");
     reach::prove(&scene, screen);
     wire::show(&scene, screen);
+    services::prove(&scene, screen);
     screen.title("The cluster");
     let views = drawing::views(&scene);
     let outside: Vec<String> = cluster.outside_ips().iter().map(ToString::to_string).collect();

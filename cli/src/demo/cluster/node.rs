@@ -38,6 +38,8 @@ impl<'a> Host<'a> {
             format!("--plugins={}", plugins.join("bridge").display()),
             format!("--healthz-address={HEALTHZ}"),
             format!("--cluster-cidr={}", cluster.cluster_cidrs().join(",")),
+            "--proxy-mode=auto".to_owned(),
+            format!("--service-cidr={}", super::services::SERVICE_CIDRS),
         ];
         let log = cluster.manifests().aside().join(format!("{name}.log"));
         let daemon = Daemon::start(member, program, &args, &log);
