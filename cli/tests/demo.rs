@@ -115,7 +115,7 @@ fn a_cluster_left_running_can_be_entered() {
     let mut words = inside.split_whitespace();
     let program = words.next().expect("a command to enter");
     let shown = Command::new(program).args(words).output().expect("nsenter runs");
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("10.244.0.2/24"), "{inside}: {shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("10.244.0.2/32"), "{inside}: {shown:?}");
     interrupt(&mut child);
     assert_eq!(host(), before);
 }
