@@ -1,5 +1,6 @@
 //! What Services cost: `cargo run --release -p bowline-proxy --example scale -- [SERVICES] [ENDPOINTS] [--backend NAME]`,
-//! as root. NAME is nftables (if none is given), iptables (whichever variant suits), iptables-nft or iptables-legacy.
+//! as root. NAME is nftables (if none is given), iptables (whichever variant suits), iptables-nft, iptables-legacy, or
+//! ipvs, in an emulated machine where this kernel has none: then it says how costs grow, not how high they are.
 //!
 //! Makes a network namespace of its own, plans and syncs so many Services there with so many endpoints each, and then
 //! changes one endpoint a thousand times (a hundred times where that takes programs). Prints milliseconds.
@@ -10,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use kernel::iptables::Variant;
 use proxy::iptables::Iptables;
+use proxy::ipvs::Ipvs;
 use proxy::nftables::Nftables;
 use proxy::plan::DetectLocal;
 use proxy::state::{Endpoint, EndpointSlice, Protocol, Service, ServiceName, ServicePort, SlicePort};
-use proxy::{Dataplane, DualStack, Family, IptablesOptions, Report, ServicePlan, Settings, Snapshot};
+use proxy::{
+    Dataplane, DualStack, Family, IptablesOptions, IpvsOptions, Report, ServicePlan, Settings, Snapshot,
+};
 
 /// From the first endpoint of one Service to that of the next: 30,000 Services fit into 10.0.0.0/8.
 const STRIDE: u32 = 500;
@@ -26,6 +30,13 @@ fn main() -> Result<(), Failure> {
         Some(at) => arguments.drain(at..(at + 2).min(arguments.len())).nth(1).unwrap_or_default(),
         None => "nftables".to_owned(),
     };
+    if backend == "ipvs" {
+        let again: Vec<String> = std::env::args().skip(1).collect();
+        if let Some(said) = lab::vm::emulated_for_ipvs(&again) {
+            println!("{said}");
+            return Ok(());
+        }
+    }
     let mut numbers = arguments.iter().map(|text| text.parse::<u32>());
     let services = numbers.next().transpose()?.unwrap_or(5000);
     let endpoints = numbers.next().transpose()?.unwrap_or(4);
@@ -40,12 +51,13 @@ fn open(backend: &str) -> Result<Box<dyn Dataplane>, Failure> {
         "iptables" => Box::new(Iptables::open(Family::V4, &options)?),
         "iptables-nft" => Box::new(Iptables::open_variant(Family::V4, Variant::Nft, &options)?),
         "iptables-legacy" => Box::new(Iptables::open_variant(Family::V4, Variant::Legacy, &options)?),
+        "ipvs" => Box::new(Ipvs::open(Family::V4, &IpvsOptions::default())?),
         other => return Err(format!("--backend: `{other}` is none of them").into()),
     })
 }
 
 fn measure(backend: &str, services: u32, endpoints: u32) -> Result<(), Failure> {
-    let changes: u32 = if backend == "nftables" { 1000 } else { 100 };
+    let changes: u32 = if matches!(backend, "nftables" | "ipvs") { 1000 } else { 100 };
     let settings = Settings {
         detect_local: DetectLocal::ClusterCidr(DualStack { v4: "10.0.0.0/9".parse().ok(), v6: None }),
         ..Settings::default()

@@ -64,6 +64,19 @@ pub fn run_with_ipvs(module: &str, test: &str, story: impl FnOnce()) {
     passed(OUTCOME.get_or_init(|| ended(qemu::run(&script(module)))), test);
 }
 
+/// Runs this very program with `arguments` in an emulated machine where the running kernel has no IPVS, and gives what
+/// it printed; none where it has.
+///
+/// # Panics
+/// When the machine cannot be made or does not finish.
+pub fn emulated_for_ipvs(arguments: &[String]) -> Option<String> {
+    if missing_for_ipvs().is_empty() {
+        return None;
+    }
+    let program = std::env::current_exe().expect("a program knows its path");
+    Some(ended(qemu::run(&format!("{} {}\n", program.display(), arguments.join(" ")))))
+}
+
 /// Of what those stories need, what the running kernel lacks.
 fn missing_for_ipvs() -> &'static str {
     let space = Space::new_node().expect("namespaces can be made (the lab's tests need root)");

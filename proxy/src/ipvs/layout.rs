@@ -41,10 +41,11 @@ pub(super) enum Map {
     Hairpins,
     HealthChecks,
     Frontends,
+    Excluded,
 }
 
 impl Map {
-    pub(super) const ALL: [Map; 15] = [
+    pub(super) const ALL: [Map; 16] = [
         Map::Addresses,
         Map::Leaving,
         Map::Ranged,
@@ -60,6 +61,7 @@ impl Map {
         Map::Hairpins,
         Map::HealthChecks,
         Map::Frontends,
+        Map::Excluded,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -95,6 +97,7 @@ impl Map {
             Map::Hairpins => Set::new("hairpins", of(&[Ipv4, Ipv4], &[Ipv6, Ipv6])),
             Map::HealthChecks => Set::new("health-checks", &[Port]),
             Map::Frontends => Set::new("frontends", frontend),
+            Map::Excluded => Set::new("excluded", of(&[Ipv4], &[Ipv6])).intervals(),
         };
         set.comment(self.purpose())
     }
@@ -116,6 +119,7 @@ impl Map {
             Map::Hairpins => "endpoints of this node, as their own clients",
             Map::HealthChecks => "health check node ports, on every address",
             Map::Frontends => "every virtual server, and frontends without endpoints",
+            Map::Excluded => "virtual servers here are others': for who cleans up",
         }
     }
 }
@@ -129,6 +133,18 @@ pub(super) type Elements = BTreeMap<Which, Element>;
 /// One element of a set or map.
 pub(super) fn entry(map: Map, element: Element) -> (Which, Element) {
     ((map, element.key.clone(), element.end.clone()), element)
+}
+
+/// Whether an interval of addresses has `ip` in it.
+pub(super) fn covers(interval: &Element, ip: IpAddr) -> bool {
+    let key = kernel::nft::key(&[ip.into()]);
+    let is_before_end = match &interval.end {
+        End::Before(end) => key < *end,
+        End::Last(last) => key <= *last,
+        End::Single => key == interval.key,
+        End::Open => true,
+    };
+    key >= interval.key && is_before_end
 }
 
 /// Where clients connect: what a virtual server and an element have in common.

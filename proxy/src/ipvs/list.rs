@@ -20,7 +20,7 @@ pub(super) fn served(servers: &Servers, filter: &Filter, family: Family) -> Vec<
         }
     }
     let mut rest = Vec::new();
-    for ((map, ..), element) in &filter.elements {
+    for ((map, ..), element) in filter.elements.iter().filter(|((map, ..), _)| *map != Map::Excluded) {
         let Some(at) = at(*map, element, family) else {
             rest.push(other(*map, element, family));
             continue;

@@ -22,13 +22,14 @@ use std::time::Instant;
 
 use kernel::ipvs::{Family as KernelIpvs, Scheduler};
 use kernel::netlink::{Protocol, Socket};
-use kernel::nft::{self, Batch};
+use kernel::nft::{self, Batch, Element};
 use kernel::{Error, Netns, Result, link};
 
 use crate::dataplane::{Dataplane, Mode, Report, Served};
 use crate::plan::ServicePlan;
 use crate::state::ServicePortName;
 use crate::{Family, IpvsOptions};
+use layout::Map;
 use observe::{Filter, Link};
 pub use rehearse::rehearse;
 use state::State;
@@ -104,11 +105,14 @@ impl Ipvs {
         if Netns::current()?.id()? == self.netns.id()? { work() } else { self.netns.run(work)? }
     }
 
-    fn remove_servers(&mut self) -> Result<()> {
+    /// Also what the table says of those whom a former run has left alone: who cleans up may not have its options.
+    fn remove_servers(&mut self, excluded: &[Element]) -> Result<()> {
         let mut ops = Vec::new();
         for (service, _) in self.ipvs.list_services(&mut self.generic)? {
             let at = layout::At::of(service.key).filter(|at| Family::of(at.ip()) == self.family);
-            if at.is_some_and(|at| !self.excludes(at.ip())) {
+            let is_others =
+                |ip| self.excludes(ip) || excluded.iter().any(|element| layout::covers(element, ip));
+            if at.is_some_and(|at| !is_others(at.ip())) {
                 ops.push(self.ipvs.delete_service(service.key).or_absent());
             }
         }
@@ -164,15 +168,21 @@ impl Dataplane for Ipvs {
         Ok(list::served(&servers, &filter, self.family))
     }
 
-    /// Virtual servers by mark, and those within `exclude_cidrs`, stay. Connections of the others end.
+    /// Virtual servers by mark, and those within `exclude_cidrs`, stay, and all of them where neither our link nor our
+    /// table is. Connections of the others end.
     fn cleanup(&mut self) -> Result<()> {
         self.state = None;
         let table = layout::table(self.family);
+        let has_table = nft::table_exists(&mut self.netfilter, &table)?;
+        if !has_table && link::find(&mut self.route, LINK)?.is_none() {
+            return Ok(());
+        }
+        let excluded = nft::list_intervals(&mut self.netfilter, &table, Map::Excluded.name())?;
+        let servers = self.remove_servers(&excluded);
         let mut outcome = Ok(());
-        if nft::table_exists(&mut self.netfilter, &table)? {
+        if has_table {
             outcome = Batch::new().delete_table(&table).commit(&mut self.netfilter);
         }
-        let servers = self.remove_servers();
         outcome.and(servers).and(self.remove_addresses())
     }
 }

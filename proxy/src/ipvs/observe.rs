@@ -76,7 +76,10 @@ impl Filter {
             return Ok(filter);
         }
         for map in Map::ALL {
-            let elements = nft::list_elements(socket, table, map.name())?;
+            let elements = match map {
+                Map::Excluded => nft::list_intervals(socket, table, map.name())?,
+                _ => nft::list_elements(socket, table, map.name())?,
+            };
             filter.elements.extend(elements.into_iter().map(|element| entry(map, element)));
         }
         for chain in nft::list_chains(socket, table)? {

@@ -61,6 +61,7 @@ impl State {
         };
         let mut desired = Desired::new();
         let mut elements = state.health.clone();
+        elements.extend(state.terms.of_site());
         for port in plan.ports.values() {
             let translation = translate(port, &state.terms);
             desired.extend(translation.servers.into_iter().map(|(key, server)| (key, Some(server))));

@@ -10,7 +10,9 @@ use kernel::nft::{Element, Value};
 
 use super::layout::{At, Elements, Map, entry};
 use crate::IpvsOptions;
-use crate::plan::{Access, Action, Frontend, FrontendKind, NodePorts, PortPlan, Scope, ServicePlan, Site};
+use crate::plan::{
+    Access, Action, Frontend, FrontendKind, NodePorts, PortPlan, Scope, ServicePlan, Site, outermost,
+};
 
 /// A virtual server with its destinations and their weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,12 @@ impl Terms {
         };
         terms.taken = plan.ports.values().flat_map(|port| terms.takes(port)).collect();
         terms
+    }
+
+    /// The elements that don't depend on Services.
+    pub(super) fn of_site(&self) -> Elements {
+        let excluded = outermost(self.excluded.iter().copied(), self.site.family);
+        excluded.into_iter().map(|network| entry(Map::Excluded, Element::prefix(network))).collect()
     }
 
     /// Whether an address is somebody else's to serve.

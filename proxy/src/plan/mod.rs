@@ -20,6 +20,7 @@ pub use choice::{Target, endpoints_of};
 pub use claims::{Frontend, FrontendKind};
 pub use conntrack::{Destination, Former, Stale, stale};
 pub use port::{Lost, PortPlan};
+pub(crate) use settings::outermost;
 pub use settings::{Detect, DetectLocal, NodePortAddresses, NodePorts, Settings, Site};
 pub use trace::{Fate, Packet, Sender, Verdict};
 

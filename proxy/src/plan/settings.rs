@@ -172,7 +172,7 @@ fn has_loopback(settings: &Settings, family: Family, node_ip: Option<IpAddr>) ->
 }
 
 /// Those networks of one family that lie in no other one, sorted.
-pub(super) fn outermost(networks: impl IntoIterator<Item = IpNetwork>, family: Family) -> Vec<IpNetwork> {
+pub(crate) fn outermost(networks: impl IntoIterator<Item = IpNetwork>, family: Family) -> Vec<IpNetwork> {
     let mut wide: Vec<IpNetwork> = networks
         .into_iter()
         .filter(|n| Family::of_network(*n) == family)

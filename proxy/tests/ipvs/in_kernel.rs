@@ -201,7 +201,9 @@ stories! {
         });
         assert!(sysctls(&world.node).contains("arp_ignore = 1"), "{}", sysctls(&world.node));
         assert_eq!(world.node.run(|| ipvs.timeout()), Some(Duration::from_secs(1234)));
-        dataplanes[0].cleanup().expect("a cleanup");
+        // Who cleans up knows nothing of the options.
+        let mut other = world.node.run(|| Ipvs::open(Family::V4, &IpvsOptions::default())).expect("IPVS");
+        other.cleanup().expect("a cleanup");
         assert!(world.node.sh("ip -6 addr show dev kube-ipvs0").contains("fd00:96::10/128"), "the other family stays");
         dataplanes[1].cleanup().expect("a cleanup");
         assert_eq!(world.node.run(|| ipvs.keys()), foreign.len(), "virtual servers of others");
