@@ -56,7 +56,11 @@ pub fn run(script: &str) -> String {
     let output = Command::new("qemu-system-x86_64")
         .args(["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
-        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off nokaslr tsc=reliable"])
+        // What the kernel says would land amidst the lines that tell how tests ended.
+        .args([
+            "-append",
+            "console=ttyS0 loglevel=1 panic=-1 rdinit=/init mitigations=off nokaslr tsc=reliable",
+        ])
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
