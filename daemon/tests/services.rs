@@ -187,7 +187,8 @@ async fn the_own_node_and_service_cidrs_are_followed_and_may_be_absent() {
 
 #[tokio::test]
 async fn trouble_of_every_kind_ends_with_what_the_server_has() {
-    let troubles: [(&str, fn(&ApiServer)); 5] = [
+    type Trouble = (&'static str, fn(&ApiServer));
+    let troubles: [Trouble; 5] = [
         ("410", |server| {
             server.compact();
             server.expire_watches();
