@@ -40,7 +40,7 @@ fn killed_at_every_step_of_its_start_it_converges() {
             assert_eq!(difference, "", "{title}: pods are promised too early");
         }
         // Every other time at once, without another start.
-        if steps.len() % 2 > 0 {
+        if !steps.len().is_multiple_of(2) {
             let daemon = started();
             until_nothing(&format!("{title}: the next to bring the rest about"), || {
                 difference(&reference, &whole(node))
@@ -51,7 +51,7 @@ fn killed_at_every_step_of_its_start_it_converges() {
         scenario::no_trace(node, &before, Leftovers::Nothing);
     }
     for what in ["flock", "sendto", "execve", "linkat", "rename"] {
-        assert!(steps.iter().any(|step| *step == what), "no {what} among {steps:?}");
+        assert!(steps.contains(&what), "no {what} among {steps:?}");
     }
     assert!(steps.len() > 50, "only {steps:?}");
 }
