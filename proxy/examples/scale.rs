@@ -41,6 +41,7 @@ fn main() -> Result<(), Failure> {
     let services = numbers.next().transpose()?.unwrap_or(5000);
     let endpoints = numbers.next().transpose()?.unwrap_or(4);
     let space = lab::Space::new_node()?;
+    space.sh("ip link set lo up");
     space.run(|| measure(&backend, services, endpoints))
 }
 

@@ -9,7 +9,7 @@ use kernel::ipvs::{Key, Scheduler, Service, Timeouts};
 use kernel::link::{self, Kind, LinkId, NewEnd};
 use kernel::netlink::{Op, Socket};
 use kernel::nft::{Batch, Chain, Element};
-use kernel::{Error, Result, addr};
+use kernel::{Errno, Error, Result, addr};
 
 use super::layout::{At, Diff, Elements, Map, entry, table};
 use super::observe::{self, Filter, Link, Servers};
@@ -21,6 +21,9 @@ use crate::Family;
 use crate::dataplane::Report;
 use crate::nftables::{EDITION, edition};
 use crate::plan::ServicePlan;
+
+/// EINVAL.
+const UNFIT: i32 = 22;
 
 /// What a sync has found out before it changes anything.
 #[derive(Debug)]
@@ -61,6 +64,20 @@ impl Tally {
         }
         let started = Instant::now();
         socket.apply(ops)?;
+        self.took += started.elapsed();
+        self.elements += ops.len();
+        self.requests += ops.len();
+        Ok(())
+    }
+
+    /// The same, but what the kernel finds unfit (EINVAL) does not stop the rest: an endpoint with the broadcast address of
+    /// one of this host's networks, for instance.
+    fn offer(&mut self, socket: &mut Socket, ops: &[Op]) -> Result<()> {
+        let started = Instant::now();
+        let is_unfit = |error: &Error| error.errno() == Some(Errno(UNFIT));
+        let outcomes = if ops.is_empty() { Vec::new() } else { socket.apply_each(ops)? };
+        let failed = outcomes.into_iter().filter_map(Result::err).find(|error| !is_unfit(error));
+        failed.map_or(Ok(()), Err)?;
         self.took += started.elapsed();
         self.elements += ops.len();
         self.requests += ops.len();
@@ -272,9 +289,9 @@ impl Ipvs {
     fn carry_out(&mut self, state: &mut State, work: Work) -> Result<Report> {
         let mut tally = Tally::default();
         let steps = Steps::new(self.ipvs, &work.desired, &work.servers);
-        tally.tell(&mut self.generic, &steps.raise)?;
+        tally.offer(&mut self.generic, &steps.raise)?;
         let come: Vec<Op> = work.come.iter().map(|ip| add_address(&state.link, *ip)).collect();
-        tally.tell(&mut self.route, &come)?;
+        tally.offer(&mut self.route, &come)?;
         let committed = tally.commit(&mut self.netfilter, (&work.batch, work.touched));
         match (committed, &work.anew) {
             // A table that does not fit ours, another version's: replaced whole, in one step.

@@ -163,6 +163,20 @@ stories! {
         assert!(matches!(connect(&stage.world.outside, own, wait::patience()), Outcome::Answer { .. }));
     }
 
+    fn an_endpoint_that_can_be_none_does_not_stop_the_rest() {
+        let mut stage = Stage::new(Family::V4, "", IpvsOptions::default(), |_| {});
+        // The pods' link has a broadcast address now.
+        stage.world.node.sh("ip addr add 10.9.0.1/24 broadcast 10.9.0.255 dev cali0");
+        let mut slice = slice(&Row::with_options(""), Family::V4);
+        slice.endpoints.push(proxy::state::Endpoint::new("10.9.0.255".parse().expect("an address")));
+        stage.snapshot.set_slice("web-IPv4", slice);
+        stage.sync_service();
+        stage.restart();
+        let seen: BTreeSet<String> = (0..4).map(|_| stage.ask("pod", "cluster-ip")).collect();
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(!stage.listing().contains("10.9.0.255"), "{}", stage.listing());
+    }
+
     fn every_scheduler_balances() {
         let mut stage = Stage::new(Family::V4, "", IpvsOptions::default(), |_| {});
         for scheduler in kernel::ipvs::Scheduler::ALL {
