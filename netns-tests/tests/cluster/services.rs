@@ -126,8 +126,15 @@ impl Stage {
     }
 
     fn restart(&mut self, node: usize) {
+        self.restart_in(node, "nftables");
+    }
+
+    fn restart_in(&mut self, node: usize, mode: &str) {
         self.daemons.remove(node).kill();
-        self.daemons.insert(node, self.cluster.start_with(node, &self.flags, FLAGS));
+        let mode = format!("--proxy-mode={mode}");
+        let flags: Vec<&str> =
+            FLAGS.iter().map(|flag| if flag.starts_with("--proxy-mode=") { &mode } else { *flag }).collect();
+        self.daemons.insert(node, self.cluster.start_with(node, &self.flags, &flags));
     }
 }
 
@@ -348,6 +355,29 @@ fn rolling_replacement_and_restarts_cost_no_connection() {
     assert_eq!(failures, [""; 0], "of {made} connections in {rounds} rounds");
     assert!(made >= CONNECTIONS && rounds > 8, "{made} connections in {rounds} rounds");
     eprintln!("{made} connections, {rounds} replacements of all endpoints, none refused or reset");
+}
+
+/// From one mode to another and back: at every moment somebody's rules are there.
+#[test]
+fn switching_modes_leaves_no_gap_and_no_rule() {
+    let mut stage = Stage::new(true, 2);
+    for to in stage.cluster_ips() {
+        stage.answers(&stage.client.pod, to, &["s0", "s1"]);
+    }
+    let load = Load::start(&stage.client.pod, &stage.cluster_ips());
+    let has = |stage: &Stage, what: &str| stage.cluster.node(0).sh("nft list ruleset").contains(what);
+    let (table, chain) = ("table ip bowline_proxy", "KUBE-SVC-");
+    for (mode, comes, goes) in [("iptables", chain, table), ("nftables", table, chain)] {
+        load.goes_on(200);
+        stage.restart_in(0, mode);
+        until(&format!("`{comes}` to come and `{goes}` to go"), || {
+            (has(&stage, comes) && !has(&stage, goes)).then_some(())
+        });
+        load.goes_on(200);
+        stage.all_get(&["s0", "s1"]);
+    }
+    let (made, failures) = load.end();
+    assert_eq!(failures, [""; 0], "of {made} connections");
 }
 
 /// Objects that nobody should write, through the whole daemon: named once, and nobody else suffers.
