@@ -1,8 +1,7 @@
 //! Stories for a kernel that has IPVS.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use proxy::plan::stale;
 use proxy::state::Service;
 use proxy::{Dataplane as _, Family, IpvsOptions, ServicePlan, Snapshot};
 
+use super::patient::{Conversation, PORT as PATIENT_PORT, Patient};
 use super::support::backend::Backend;
 use super::support::changes::syncing_changes_is_syncing_everything;
 use super::support::flows::packets_agree;
@@ -348,57 +348,5 @@ impl Stage {
             Outcome::Answer { endpoint, .. } => endpoint,
             other => panic!("{frontend} from {sender}: {other:?}"),
         }
-    }
-}
-
-const PATIENT_PORT: u16 = 8081;
-
-/// Answers each byte of a connection with its name.
-struct Patient;
-
-impl Patient {
-    fn new(space: &Space, name: &'static str) -> Patient {
-        let at = SocketAddr::new([0, 0, 0, 0].into(), PATIENT_PORT);
-        let listener = space.run(|| TcpListener::bind(at)).expect("a listener");
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                std::thread::spawn(move || {
-                    let mut stream = stream.expect("a connection");
-                    let mut byte = [0];
-                    while stream.read(&mut byte).is_ok_and(|read| read > 0) {
-                        stream.write_all(format!("{name}\n").as_bytes()).expect("an answer");
-                    }
-                });
-            }
-        });
-        Patient
-    }
-}
-
-/// A connection that lasts.
-struct Conversation(TcpStream);
-
-impl Conversation {
-    fn new(from: &Space, to: SocketAddr) -> Conversation {
-        let stream = from.run(|| TcpStream::connect_timeout(&to, wait::patience())).expect("a connection");
-        stream.set_read_timeout(Some(wait::patience())).expect("a time-out can be set");
-        Conversation(stream)
-    }
-
-    fn ask(&mut self) -> String {
-        self.0.write_all(b"?").expect("a question");
-        let mut answer = Vec::new();
-        let mut byte = [0];
-        while self.0.read(&mut byte).expect("an answer") > 0 && byte != *b"\n" {
-            answer.extend(byte);
-        }
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    /// Ends it by a reset, which is what an answer brings that nobody has read: after that IPVS remembers it for ten
-    /// seconds and not for minutes.
-    fn reset(mut self) {
-        self.0.write_all(b"?").expect("a question");
-        self.0.peek(&mut [0]).expect("an answer");
     }
 }

@@ -5,4 +5,5 @@
 mod support;
 
 mod in_kernel;
+mod patient;
 mod translation;
