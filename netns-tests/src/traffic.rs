@@ -1,13 +1,13 @@
 //! Real packets: echo servers that tell whom they saw, clients, pings, and a meter.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::wait::patience;
+use crate::wait::{patience, until};
 use crate::{Space, sys};
 
 /// How long an answer that must not come is waited for: a retransmission fits in.
@@ -29,9 +29,7 @@ impl Server {
     /// When the address cannot be bound.
     pub fn tcp(space: &Space, address: impl Into<SocketAddr>, name: &str) -> Server {
         let address = address.into();
-        let listener = space
-            .run(|| TcpListener::bind(address))
-            .unwrap_or_else(|e| panic!("listen on tcp {address}: {e}"));
+        let listener = bind(space, address, "tcp", TcpListener::bind);
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
         let name = name.to_owned();
         let bound = listener.local_addr().expect("a bound socket has an address");
@@ -50,8 +48,7 @@ impl Server {
     /// When the address cannot be bound.
     pub fn udp(space: &Space, address: impl Into<SocketAddr>, name: &str) -> Server {
         let address = address.into();
-        let socket =
-            space.run(|| UdpSocket::bind(address)).unwrap_or_else(|e| panic!("listen on udp {address}: {e}"));
+        let socket = bind(space, address, "udp", UdpSocket::bind);
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out can be set");
         let bound = socket.local_addr().expect("a bound socket has an address");
         let name = name.to_owned();
@@ -73,6 +70,21 @@ impl Server {
         });
         Server { address, stop, thread: Some(thread) }
     }
+}
+
+/// Binds, and where the address is taken goes on trying for a while: a program that another test starts at this moment
+/// holds a former server's socket until it is executed.
+fn bind<S: Send>(
+    space: &Space,
+    address: SocketAddr,
+    protocol: &str,
+    bind: impl Fn(SocketAddr) -> std::io::Result<S> + Sync,
+) -> S {
+    let bound = until(&format!("{protocol} {address} to be free"), || match space.run(|| bind(address)) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => None,
+        other => Some(other),
+    });
+    bound.unwrap_or_else(|e| panic!("listen on {protocol} {address}: {e}"))
 }
 
 impl Drop for Server {
