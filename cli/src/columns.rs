@@ -1,11 +1,14 @@
 //! Rows in columns, and words about numbers.
 
+/// No column is padded beyond this: a single endless cell would push all others out of sight.
+const WIDEST: usize = 200;
+
 /// Rows under each other, every column as wide as it must be; lines end with their last letter.
 pub fn aligned(indent: usize, rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|it| it.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0).min(WIDEST)).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = " ".repeat(indent);
@@ -29,5 +32,18 @@ pub fn counted(count: usize, thing: &str) -> String {
         (1, _) => format!("1 {thing}"),
         (_, Some(stem)) => format!("{count} {stem}ies"),
         (_, None) => format!("{count} {thing}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_may_be_of_any_width() {
+        let rows = [vec!["x".repeat(70_000), "end".into()], vec!["y".into(), "end".into()]];
+        let text = aligned(0, &rows);
+        assert!(text.lines().all(|line| line.ends_with("  end")));
+        assert_eq!(text.lines().last().map(str::len), Some(WIDEST + "  end".len()));
     }
 }

@@ -70,6 +70,9 @@ pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<Stri
     cleanup.file(&paths.cni_conf.join(conflist::FILE));
     cleanup.file(&paths.run.join("node.json"));
     cleanup.rules();
+    if cleanup.removal == Removal::Now {
+        cleanup.failures.extend(proxy::sysctls::give_back_localnet(&paths.state).err());
+    }
     for family in Family::BOTH {
         cleanup.services(family, &paths, args.kube_proxy);
     }

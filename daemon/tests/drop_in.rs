@@ -97,13 +97,17 @@ impl Stage {
         })
     }
 
-    /// Chains and tables of a Service proxy. KUBE-FIREWALL is the kubelet's too and stays.
+    /// Whether the kernel takes packets of others to loopback addresses.
+    fn localnet(&self) -> String {
+        self.node.sh("cat /proc/sys/net/ipv4/conf/all/route_localnet").trim().to_owned()
+    }
+
+    /// Chains and tables of a Service proxy.
     fn rules(&self) -> Vec<String> {
         let tables = self.node.sh("nft list tables");
         let tables = tables.lines().filter(|table| table.contains("proxy")).map(str::to_owned);
         let chains = ["iptables-save", "ip6tables-save"].map(|save| self.node.sh(save)).join("\n");
-        let chains =
-            chains.lines().filter(|line| line.starts_with(":KUBE") && !line.contains("KUBE-FIREWALL"));
+        let chains = chains.lines().filter(|line| line.starts_with(":KUBE"));
         tables.chain(chains.map(str::to_owned)).collect()
     }
 }
@@ -176,9 +180,23 @@ fn life(mode: &str, shown: &str) {
     assert_eq!(daemon.terminate(), 0);
     assert!(ask_tcp(stage.node.outside(), from_outside).is_some(), "its rules stay");
     assert_ne!(stage.rules(), Vec::<String>::new());
+    assert_eq!(stage.localnet(), if shown == "iptables" { "1" } else { "0" });
     let mut cleanup = stage.start(&["--cleanup"]);
     assert_eq!(cleanup.exit_code("to clean up"), 0, "{}", cleanup.log());
     assert_eq!(stage.rules(), Vec::<String>::new());
+    assert_eq!(stage.localnet(), "0", "nothing guards loopback any more");
+}
+
+#[test]
+fn loopback_is_closed_again_with_another_mode() {
+    let stage = Stage::new("iptables");
+    let daemon = stage.start_as_kubeadm();
+    until("node ports on loopback", || (stage.localnet() == "1").then_some(()));
+    assert_eq!(daemon.terminate(), 0);
+    stage.write("config.conf", &stage.config("nftables"));
+    let _daemon = stage.start_as_kubeadm();
+    until("the chains to go", || stage.rules().iter().all(|rule| !rule.contains("KUBE")).then_some(()));
+    assert_eq!(stage.localnet(), "0");
 }
 
 #[test]

@@ -126,6 +126,20 @@ async fn no_snapshot_lacks_the_nodes_of_a_file_that_was_never_good() {
 }
 
 #[tokio::test]
+async fn a_broken_file_that_comes_later_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+    fs::write(&a, node("a", "10.1.0.0/24")).unwrap();
+    let mut feed = manifests::run(dir.path().to_owned());
+    nodes_are(&mut feed, &["a=10.1.0.0/24"]).await;
+    replace(&b, "a: b: c\n");
+    problem_is(&mut feed, &format!("{}:1:5: mapping values are not allowed in this context", b.display()))
+        .await;
+    replace(&a, &node("a", "10.3.0.0/24"));
+    nodes_are(&mut feed, &["a=10.3.0.0/24"]).await;
+}
+
+#[tokio::test]
 async fn of_two_objects_the_first_file_in_order_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));

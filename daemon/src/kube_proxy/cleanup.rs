@@ -1,18 +1,22 @@
 //! `--cleanup`: the rules of every mode go, ours and the real kube-proxy's.
 
+use std::path::Path;
+
 use kernel::dual::Family;
 use proxy::engine::open;
 use proxy::nftables::remove_kube_proxy;
 use proxy::{Mode, Options};
 
 use crate::log::chain_of;
+use crate::proxy::{record, sysctls};
 
 /// Removes everything. A mode that this machine has not has left nothing.
 ///
 /// # Errors
 /// All that failed, a sentence each; the rest is done all the same.
-pub(super) fn everything() -> Result<(), Vec<String>> {
+pub(super) fn everything(state_dir: &Path) -> Result<(), Vec<String>> {
     let mut failures = Vec::new();
+    failures.extend(sysctls::give_back_localnet(state_dir).err());
     for mode in Mode::ALL {
         for family in Family::BOTH {
             match open(mode, family, &Options::default()).and_then(|mut dataplane| dataplane.cleanup()) {
@@ -31,6 +35,9 @@ pub(super) fn everything() -> Result<(), Vec<String>> {
         {
             failures.push(format!("table of kube-proxy, {family}: {}", chain_of(&error)));
         }
+    }
+    if failures.is_empty() {
+        failures.extend(crate::file::remove(&record(state_dir)).err());
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }

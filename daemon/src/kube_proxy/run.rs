@@ -52,7 +52,7 @@ fn run(args: &[String]) -> Result<(), Vec<String>> {
         return written.map_err(|error| one(format!("--write-config-to: {path}: {error}")));
     }
     if line.wants(Special::Cleanup) {
-        return cleanup::everything();
+        return cleanup::everything(&decided.proxy.state_dir);
     }
     warnings.iter().for_each(|sentence| tracing::warn!("{sentence}"));
     if line.wants(Special::InitOnly) {

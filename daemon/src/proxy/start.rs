@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::metrics::Metrics;
 use super::runner::Runner;
 use super::watcher::Watcher;
-use super::{Config, Feeds, Handle, Leftovers, Published};
+use super::{Config, Feeds, Handle, Leftovers, Published, sysctls};
 use crate::file;
 use crate::log::chain_of;
 
@@ -74,6 +74,11 @@ fn begin(
     let mut engine = Engine::new(&config.node_name, config.settings.clone(), dataplanes).map_err(failed)?;
     if let Some(ip) = config.node_ip {
         engine.insist_on_ip(ip);
+    }
+    if mode != Mode::Iptables
+        && let Err(sentence) = sysctls::give_back_localnet(&config.state_dir)
+    {
+        standing.push(sentence);
     }
     for family in Family::BOTH {
         engine.remove_afterwards(family, leftovers(&config, mode, family));

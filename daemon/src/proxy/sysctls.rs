@@ -1,5 +1,6 @@
 //! Kernel settings that a Service proxy makes.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kernel::{Result, sysctl};
@@ -12,6 +13,8 @@ use super::{Config, Conntrack};
 const MOST_ENTRIES: u64 = 1_048_576;
 /// Entries to a bucket of conntrack's hash table.
 const ENTRIES_PER_BUCKET: u64 = 4;
+/// Whether packets with loopback addresses are routed at all: what node ports on 127.0.0.1 need.
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const HASH_SIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
 /// Makes everything as `config` wants it, for the families that are served, and returns what was changed and what can't
@@ -21,11 +24,30 @@ pub fn ensure(config: &Config, families: &DualStack<bool>, is_iptables: bool) ->
     if families.v4 {
         outcome.ensure("net/ipv4/ip_forward", "1");
         if is_iptables && wants_localhost(config) {
-            outcome.ensure("net/ipv4/conf/all/route_localnet", "1");
+            outcome.route_localnet(&config.state_dir);
         }
     }
     outcome.conntrack(&config.conntrack);
     outcome
+}
+
+/// Sets `route_localnet` back where [`ensure`] has set it, as is written down in `state_dir`. Must come before the chains go
+/// that guard loopback meanwhile: these stay where it is on.
+///
+/// # Errors
+/// A sentence: it can't be set back.
+pub fn give_back_localnet(state_dir: &Path) -> std::result::Result<(), String> {
+    let record = localnet_record(state_dir);
+    if !record.exists() {
+        return Ok(());
+    }
+    sysctl::ensure(ROUTE_LOCALNET, "0").map_err(|error| crate::log::chain_of(&error))?;
+    crate::file::remove(&record).map(drop)
+}
+
+/// The file whose presence says that `route_localnet` was 0 before this proxy.
+pub fn localnet_record(state_dir: &Path) -> PathBuf {
+    state_dir.join("route-localnet")
 }
 
 /// What came of it, sentences.
@@ -51,6 +73,16 @@ fn wants_localhost(config: &Config) -> bool {
 }
 
 impl Outcome {
+    /// Written down before it is set, so that a kill between leaves nothing unknown.
+    fn route_localnet(&mut self, state_dir: &Path) {
+        if sysctl::read(ROUTE_LOCALNET).is_ok_and(|value| value == "0")
+            && let Err(sentence) = crate::file::ensure(&localnet_record(state_dir), b"0\n", 0o644)
+        {
+            self.problems.push(sentence);
+        }
+        self.ensure(ROUTE_LOCALNET, "1");
+    }
+
     fn ensure(&mut self, key: &str, value: &str) {
         match sysctl::ensure(key, value) {
             Ok(true) => self.changes.push(format!("set sysctl {key} to {value}")),

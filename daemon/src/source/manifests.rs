@@ -7,8 +7,8 @@
 //!                                                     ▼
 //!                                                 one snapshot
 //! ```
-//! A file counts as a whole or not at all. Before every file has been good once there is no snapshot, because one
-//! without the nodes of a broken file would have their routes removed.
+//! A file counts as a whole or not at all. Before all files have been good at one time there is no snapshot, because one
+//! without the nodes of a broken file would have their routes removed. A broken file that comes later holds up no other.
 
 mod directory;
 pub(crate) mod document;
@@ -68,7 +68,10 @@ fn start(dir: PathBuf, teller: Option<Teller>) -> Feed {
 async fn follow(outlet: &Outlet, reporter: &Reporter, dir: PathBuf, mut teller: Option<Teller>) {
     let mut notices = Notices::open(&dir);
     let readers = if teller.is_some() { Readers::NetworkAndProxy } else { Readers::Network };
+    let shown = dir.display().to_string();
     let mut directory = Directory::new(dir, readers);
+    let mut said: Vec<String> = Vec::new();
+    let mut is_waiting = false;
     loop {
         // Watched first, read afterwards: what changes in between is noticed.
         notices.watch();
@@ -81,6 +84,13 @@ async fn follow(outlet: &Outlet, reporter: &Reporter, dir: PathBuf, mut teller: 
         }
         let (objects, mut problems) = directory.merge();
         problems.extend(notices.problem.clone());
+        for problem in problems.iter().filter(|problem| !said.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        if objects.is_none() && !std::mem::replace(&mut is_waiting, true) {
+            tracing::warn!("{shown}: nothing is done before every file in it has been good once");
+        }
+        said.clone_from(&problems);
         reporter.report(is_connected, problems);
         if objects.is_some_and(|objects| outlet.publish(objects)) {
             reporter.showed();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kernel::iptables::{Family, Iptables as Program, Table, Variant, legacy_table, nft_table, target_of};
 use kernel::netlink::Socket;
 use kernel::nft::{self, Batch};
-use kernel::{Result, acct};
+use kernel::{Result, acct, sysctl};
 
 use super::compare::Observed;
 use super::script::Script;
@@ -14,13 +14,14 @@ use super::{Iptables, TABLES, names, render, skeleton};
 /// Removes everything from every variant of iptables that has any of it. For nf_tables no program is needed.
 pub(super) fn remove(dataplane: &mut Iptables) -> Result<()> {
     let family = dataplane.program.family;
-    remove_nft(dataplane)?;
+    let is_guarded = dataplane.inside(|| Ok(family == Family::V4 && is_loopback_routed()))?;
+    remove_nft(dataplane, is_guarded)?;
     let legacy = Program { family, variant: Variant::Legacy };
     let has_legacy = dataplane.inside(|| Ok(TABLES.into_iter().any(|table| legacy_table(family, table))))?;
     // Where there is one program only, it may be of the other variant.
     if has_legacy && legacy.version().is_ok_and(|version| !version.is_nft) {
         let saved = dataplane.inside(|| legacy.save())?;
-        let script = script(&Observed::parse(&saved));
+        let script = script(&Observed::parse(&saved), is_guarded);
         if !script.is_empty() {
             dataplane.inside(|| legacy.restore_text(&script.text(false)))?;
         }
@@ -31,6 +32,12 @@ pub(super) fn remove(dataplane: &mut Iptables) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel takes packets of others to this host's loopback addresses. As long as it does, the chain that drops
+/// them stays: without it every service that listens on 127.0.0.1 alone could be reached from the link.
+fn is_loopback_routed() -> bool {
+    sysctl::read("net/ipv4/conf/all/route_localnet").is_ok_and(|value| value != "0")
 }
 
 /// Whether iptables-nft has any chain of ours.
@@ -47,14 +54,14 @@ pub(super) fn is_in_nft(socket: &mut Socket, family: Family) -> Result<bool> {
     Ok(false)
 }
 
-fn remove_nft(dataplane: &mut Iptables) -> Result<()> {
+fn remove_nft(dataplane: &mut Iptables, is_guarded: bool) -> Result<()> {
     let family = dataplane.program.family;
     if !is_in_nft(&mut dataplane.socket, family)? {
         return Ok(());
     }
     let nft = Program { family, variant: Variant::Nft };
     let has_program = nft.version().is_ok_and(|version| version.is_nft);
-    let has_firewall = has_program && !has_hint(&mut dataplane.socket, family)? && {
+    let has_firewall = !is_guarded && has_program && !has_hint(&mut dataplane.socket, family)? && {
         let saved = dataplane.inside(|| nft.save_table(Table::Filter))?;
         is_firewall_ours(&Observed::parse(&saved))
     };
@@ -127,9 +134,9 @@ fn is_bare(saved: &str, left: &Observed<'_>, table: Table) -> bool {
 }
 
 /// What removes our chains and what leads to them, but for chains that somebody else's lead to.
-fn script(observed: &Observed<'_>) -> Script {
+fn script(observed: &Observed<'_>, is_guarded: bool) -> Script {
     let mut script = Script::default();
-    let has_firewall = is_firewall_ours(observed);
+    let has_firewall = !is_guarded && is_firewall_ours(observed);
     let is_ours = |chain: &str| names::is_ours(chain) || has_firewall && chain == names::FIREWALL;
     for table in TABLES {
         let mut chains: Vec<_> = observed.chains(table).collect();
@@ -209,11 +216,22 @@ mod tests {
     }
 
     #[test]
+    fn the_guard_of_loopback_stays_while_it_guards() {
+        let guard = skeleton::localhost_guard();
+        let saved = format!(
+            "*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\n\
+             -A KUBE-FIREWALL {guard}\nCOMMIT\n"
+        );
+        assert!(script(&Observed::parse(&saved), true).is_empty());
+        assert!(!script(&Observed::parse(&saved), false).is_empty());
+    }
+
+    #[test]
     fn what_others_lead_to_stays() {
         let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:CNI-DN - [0:0]\n\
              -A PREROUTING -j KUBE-SERVICES\n-A PREROUTING -j CNI-DN\n-A CNI-DN -s 10.0.0.1/32 -j KUBE-MARK-MASQ\n\
              -A KUBE-SERVICES -j KUBE-MARK-MASQ\nCOMMIT\n";
-        let text = script(&Observed::parse(saved)).text(true);
+        let text = script(&Observed::parse(saved), false).text(true);
         assert_eq!(
             text,
             "*nat\n-D PREROUTING -j KUBE-SERVICES\n-F KUBE-SERVICES\n-X KUBE-SERVICES\nCOMMIT\n"

@@ -25,6 +25,8 @@ pub struct Directory {
     problem: Option<String>,
     /// Whether it was read once.
     is_read: bool,
+    /// Whether every file has been good at one time. From then on a new file that is broken holds up nothing.
+    was_full: bool,
     /// Files that became broken, or broken in another way, at the last scan.
     pub newly_broken: usize,
     readers: Readers,
@@ -72,6 +74,7 @@ impl Directory {
             files: BTreeMap::new(),
             problem: None,
             is_read: false,
+            was_full: false,
             newly_broken: 0,
             readers,
             is_new: false,
@@ -113,6 +116,7 @@ impl Directory {
                 Outcome::Same => {}
             }
         }
+        self.was_full |= self.files.values().all(|file| file.good.is_some());
         true
     }
 
@@ -125,7 +129,7 @@ impl Directory {
         }
     }
 
-    /// The objects of all files, and what is wrong. No objects while a file has never been good.
+    /// The objects of all files, and what is wrong. No objects before every file has been good.
     pub fn merge(&self) -> (Option<Objects>, Vec<String>) {
         let mut problems: Vec<String> = self.problem.iter().cloned().collect();
         let mut objects = Objects::default();
@@ -147,12 +151,12 @@ impl Directory {
             }
         }
         problems.extend(self.told_problems.iter().cloned());
-        (self.is_full().then_some(objects), problems)
+        (self.was_full.then_some(objects), problems)
     }
 
-    /// Tells the proxy what is new. Nothing while a file has never been good.
+    /// Tells the proxy what is new. Nothing before every file has been good.
     pub fn tell(&mut self, teller: &mut Teller) {
-        if !self.is_full() || !std::mem::take(&mut self.is_new) {
+        if !self.was_full || !std::mem::take(&mut self.is_new) {
             return;
         }
         let of_proxy = |file| File::services(file);
@@ -164,15 +168,7 @@ impl Directory {
         let by_file = all.iter().map(|(path, contents)| (path.as_path(), *contents));
         let mut problems = teller.tell(by_file, place);
         problems.extend(all.iter().flat_map(|(path, contents)| sentences(path, &contents.faults)));
-        for problem in problems.iter().filter(|problem| !self.told_problems.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
         self.told_problems = problems;
-    }
-
-    /// Whether every file has been good once.
-    fn is_full(&self) -> bool {
-        self.is_read && self.files.values().all(|file| file.good.is_some())
     }
 }
 
