@@ -47,10 +47,10 @@ lint:
 bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
-	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 	cargo bench --locked -p bowline-overlay --bench nodes
 	cargo bench --locked -p bowline-lab --bench crowd
 	cargo bench --locked -p bowline-lab --bench services -- $(if $(QUICK),--quick)
+	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 
 # Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.
 bench-throughput:
