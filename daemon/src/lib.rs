@@ -26,3 +26,4 @@ pub mod objects;
 pub mod proxy;
 pub mod source;
 pub mod status;
+pub mod stop;

@@ -14,8 +14,7 @@ use daemon::proxy::health::{Checks, Teller};
 use daemon::proxy::{self, Handle};
 use daemon::source::publish::{self, Wanted};
 use daemon::source::{Feed, api, manifests, services};
-use daemon::{kube_proxy, lock, log};
-use tokio::signal::unix::{SignalKind, signal};
+use daemon::{kube_proxy, lock, log, stop};
 use tokio::sync::watch;
 
 /// Makes a cluster of single nodes: pods on every node reach each other.
@@ -77,7 +76,7 @@ fn run(config: Config) -> Result<(), String> {
 
 /// Serves and keeps the node until somebody asks for an end.
 async fn keep(config: Config) -> Result<(), String> {
-    let stop = stop()?;
+    let stop = stop::asked()?;
     let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
     let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
     let _only_proxy = config.proxy.as_ref().map(|_| lock::acquire_proxy()).transpose()?;
@@ -153,16 +152,4 @@ fn publication(
     let (wanted, told) = watch::channel(Wanted::default());
     let publish = |api| publish::run(api, config.node_name.clone(), feed.objects.clone(), told);
     (wanted, api_of(config).map(publish))
-}
-
-/// Completes when SIGTERM or SIGINT comes.
-fn stop() -> Result<impl Future<Output = ()>, String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("listen to signals: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use proxy::Mode;
+
 use super::decided::{Decided, decide};
 use super::flags::Line;
 use super::table::{SETTINGS, SPECIALS, Special};
@@ -68,7 +70,7 @@ fn host() -> String {
 
 /// What needs more rights than serving does.
 fn initialise(decided: &Decided) -> Result<(), Vec<String>> {
-    let is_iptables = decided.proxy.mode.is_some_and(|mode| mode.as_str() == "iptables");
+    let is_iptables = decided.proxy.mode == Some(Mode::Iptables);
     let outcome =
         sysctls::ensure(&decided.proxy, &kernel::dual::DualStack { v4: true, v6: true }, is_iptables);
     outcome.changes.iter().for_each(|sentence| tracing::info!("{sentence}"));

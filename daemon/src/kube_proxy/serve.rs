@@ -9,7 +9,6 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::decided::Decided;
 use super::run::directory_of;
@@ -19,7 +18,7 @@ use crate::proxy::health::{self, Checks, Teller, listen_patiently};
 use crate::proxy::{self, Feeds, Handle, ask};
 use crate::source::manifests::{self, notice::Notices};
 use crate::source::{Feed, api, services};
-use crate::{config, http, lock};
+use crate::{config, http, lock, stop};
 
 const TEXT: (&str, &str) = ("content-type", "text/plain; charset=utf-8");
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -42,7 +41,7 @@ pub(super) fn serve(decided: Decided) -> Result<(), String> {
 }
 
 async fn keep(decided: Decided) -> Result<(), String> {
-    let stop = stop()?;
+    let stop = stop::asked()?;
     let file = decided.file.clone();
     // Watched before anything is done by it.
     let changed = changed(file.as_deref());
@@ -192,16 +191,4 @@ async fn changed(file: Option<&Path>) -> String {
 async fn never() -> String {
     let never: Infallible = std::future::pending().await;
     match never {}
-}
-
-/// Completes when SIGTERM or SIGINT comes.
-fn stop() -> Result<impl Future<Output = ()>, String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("listen to signals: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

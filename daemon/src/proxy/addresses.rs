@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use kernel::netlink::Socket;
 use kernel::netlink::monitor::{GROUP_IPV4_ADDR, GROUP_IPV6_ADDR};
 use kernel::{Result, addr, link};
+// Addresses of Services are on it, and are not the node's.
+use proxy::ipvs::LINK as SERVICES_LINK;
 
 /// The multicast groups that tell of changes.
 pub const GROUPS: [u32; 2] = [GROUP_IPV4_ADDR, GROUP_IPV6_ADDR];
-/// The link on which the IPVS mode puts the addresses of Services. They are not the node's.
-const SERVICES_LINK: &str = "kube-ipvs0";
 
 /// Every address that the node can be meant by, sorted. Link-local ones of IPv6 come and go with every pod, and nobody
 /// sends to a NodePort there.

@@ -182,7 +182,7 @@ impl Metrics {
             let help = "Syncs that the kernel refused";
             add(kube, "sync_proxy_rules_iptables_restore_failures", help, &self.restore_failures);
         }
-        if mode.as_str() == "iptables" {
+        if mode == Mode::Iptables {
             let help = "Syncs of changes that the kernel refused";
             let failures = &self.partial_restore_failures;
             add(kube, "sync_proxy_rules_iptables_partial_restore_failures", help, failures);

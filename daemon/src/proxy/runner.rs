@@ -301,7 +301,7 @@ impl Runner {
         let mut served = DualStack::default();
         for (family, mode) in self.engine.families() {
             *served.of_mut(family) = true;
-            is_iptables |= mode.as_str() == "iptables";
+            is_iptables |= mode == Mode::Iptables;
         }
         let outcome = sysctls::ensure(&self.config, &served, is_iptables);
         outcome.changes.iter().for_each(|change| tracing::info!("{change}"));
