@@ -144,7 +144,16 @@ fn does_without_services(server: &ApiServer, dir: &Path) {
         server.expire_watches();
         put(server, "c");
         has(&mut feed, 3).await;
-        // What the Service proxy reads; the slices of `kubernetes` tell all servers, of which one answers.
+        // What the Service proxy reads, by what is remembered so far: no Service leads to a server.
+        let feeds = services::from_api(&config(dir), "a", &[]);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while server.watches() < 5 {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", feeds.states);
+            // The pause between two looks.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The slices of `kubernetes` tell all servers, of which one answers.
+        std::fs::remove_file(dir.join("state/api-servers.json")).unwrap();
         server.put(json!({
             "kind": "EndpointSlice",
             "metadata": {"namespace": "default", "name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
@@ -152,8 +161,6 @@ fn does_without_services(server: &ApiServer, dir: &Path) {
             "ports": [{"name": "https", "port": 6443}],
             "endpoints": [{"addresses": ["192.0.2.77"]}, {"addresses": [SERVER_IP]}],
         }));
-        std::fs::remove_file(dir.join("state/api-servers.json")).unwrap();
-        let feeds = services::from_api(&config(dir), "a", &[]);
         let url = format!("https://{SERVER_IP}:6443");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         let remembered = || std::fs::read_to_string(dir.join("state/api-servers.json")).unwrap_or_default();
