@@ -36,7 +36,7 @@ demo:
 test:
 	scripts/setup test
 	$(MAKE) --no-print-directory build lint
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 lint:
 	cargo fmt --all --check
