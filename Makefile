@@ -7,7 +7,7 @@ STATIC   = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 BUILT    = target/$(HOST)/release
 PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 
-.PHONY: help demo test bench bench-throughput build build-arm64 image install lint fuzz
+.PHONY: help demo test bench bench-throughput build build-arm64 image install lint fuzz manifests
 
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes; Services'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
 	@echo 'make image    target/image/*.tar: OCI images of it all, without and with iptables'
+	@echo 'make manifests  conf/rendered, of the rest of conf/'
 	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
 	@echo 'make fuzz     every fuzz target for a minute'
 	@echo 'make lint     rustfmt and clippy; make build-arm64 cross-builds'
@@ -62,6 +63,10 @@ bench-throughput:
 image: build
 	scripts/image target/image/bowline.tar
 	scripts/image --iptables target/image/bowline-iptables.tar
+
+# conf/rendered is what kustomize makes of conf/overlays and conf/cleanup.
+manifests:
+	UPDATE_GOLDEN=1 cargo test --locked -p bowline-tests --test manifests rendered
 
 CNI_BIN ?= /opt/cni/bin
 BIN     ?= /usr/local/bin

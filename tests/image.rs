@@ -84,7 +84,9 @@ fn the_image_holds_the_programs_the_plug_ins_and_places_to_mount() {
         );
     }
     assert_eq!(files.len(), plugins::TABLE.len() + 5, "something else is in it\n{listed}");
-    for place in ["etc/bowline", "etc/cni/net.d", "opt/cni/bin", "run/bowline", "tmp", "var/lib/bowline"] {
+    for place in
+        ["etc/cni/net.d", "host/proc/sys/net", "opt/cni/bin", "run/bowline", "tmp", "var/lib/bowline"]
+    {
         assert!(listed.lines().any(|line| line.ends_with(&format!(" {place}/"))), "{place} is missing");
     }
 }

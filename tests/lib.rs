@@ -1,5 +1,8 @@
 //! Reads the repository, for tests about the repository.
 
+pub mod kustomize;
+pub mod yaml;
+
 use std::path::{Path, PathBuf};
 
 /// A text file of the repository.

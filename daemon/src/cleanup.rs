@@ -21,7 +21,7 @@ use crate::install::{self, Removal};
 use crate::log::chain_of;
 use crate::node::sysctls::BRIDGE;
 use crate::node::{forward, masquerade};
-use crate::{conflist, file, lock, proxy, status};
+use crate::{conflist, file, lock, proxy, status, stop};
 
 /// Command line of `bowline cleanup` and `bowlined cleanup`.
 #[derive(Debug, Clone, Default, Args)]
@@ -35,6 +35,9 @@ pub struct CleanupArgs {
     /// Also what kube-proxy has made for Services, in every mode.
     #[arg(long)]
     pub kube_proxy: bool,
+    /// Stay when everything is gone, until SIGTERM: for the pods of a DaemonSet, which never end.
+    #[arg(long)]
+    pub wait: bool,
     /// File of the daemon's settings, for its directories [/etc/bowline/bowline.yaml, if it is there].
     #[arg(long)]
     pub config: Option<std::path::PathBuf>,
@@ -55,7 +58,7 @@ pub struct CleanupArgs {
     pub run_dir: Option<Word>,
 }
 
-/// Cleans up as `args` say. `say` gets a sentence for everything that goes, or would go.
+/// Cleans up as `args` say, and then waits for SIGTERM if they say so. `say` gets a sentence for everything that goes, or would go.
 ///
 /// # Errors
 /// All that failed, a sentence each; or that a daemon runs.
@@ -92,7 +95,11 @@ pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<Stri
         cleanup.directory(directory);
     }
     cleanup.plugins(&paths);
-    if cleanup.failures.is_empty() { Ok(()) } else { Err(cleanup.failures) }
+    match cleanup.failures.is_empty() {
+        true if args.wait => stop::wait().map_err(|error| vec![error]),
+        true => Ok(()),
+        false => Err(cleanup.failures),
+    }
 }
 
 fn paths(args: &CleanupArgs) -> Result<Paths, String> {

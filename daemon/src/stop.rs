@@ -16,3 +16,16 @@ pub fn asked() -> Result<impl Future<Output = ()>, String> {
         }
     })
 }
+
+/// Blocks until SIGTERM or SIGINT comes. Must be called outside of tokio's runtimes.
+///
+/// # Errors
+/// As [`asked`].
+pub fn wait() -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("start an event loop: {error}"))?;
+    runtime.block_on(async {
+        asked()?.await;
+        Ok(())
+    })
+}

@@ -1,5 +1,5 @@
 //! bowlined as a pod: the ServiceAccount's credentials, TLS, a control plane behind the ClusterIP of `kubernetes`, and
-//! no right that conf/daemon/rbac.yaml does not grant, none that is granted in vain.
+//! no right that conf/base/account.yaml does not grant, none that is granted in vain.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -67,7 +67,7 @@ fn a_pod_reaches_the_api_with_the_rights_of_the_manifest() {
     put(&server, "b");
     space.run(|| does_without_services(&server, dir.path()));
     let used: BTreeSet<Right> = server.requests().iter().map(Right::used).collect();
-    assert_eq!(used, granted(), "left: what the code uses; right: what conf/daemon/rbac.yaml grants");
+    assert_eq!(used, granted(), "left: what the code uses; right: what conf/base/account.yaml grants");
 }
 
 /// A certificate of the ClusterIP alone, and the credentials of a pod.
@@ -196,11 +196,11 @@ impl Right {
 
 /// What the ClusterRole says, once the parts of the manifest are known to belong together.
 fn granted() -> BTreeSet<Right> {
-    let text = include_str!("../../conf/daemon/rbac.yaml");
+    let text = include_str!("../../conf/base/account.yaml");
     let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
     let of_kind = |kind: &str| {
         let found: Vec<&Value> = objects.iter().filter(|object| object["kind"] == kind).collect();
-        assert_eq!(found.len(), 1, "conf/daemon/rbac.yaml: {kind}");
+        assert_eq!(found.len(), 1, "conf/base/account.yaml: {kind}");
         found[0]
     };
     let (account, role, binding) =

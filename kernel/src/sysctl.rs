@@ -70,9 +70,13 @@ impl Keys {
     }
 
     /// Writes `value` whatever is there.
+    ///
+    /// A container that is not privileged has a /proc/sys that can't be written. Its manifest mounts the node's
+    /// /proc/sys/net at [`OF_THE_NODE`], which is written then.
     pub fn write(&self, key: &str, value: &str) -> Result<()> {
         let failed = |e| Error::io(format!("set sysctl {key} to `{value}`"), e);
-        let mut file = self.open(key, libc::O_WRONLY).map_err(failed)?;
+        let file = self.open(key, libc::O_WRONLY).or_else(|error| of_the_node(key, error));
+        let mut file = file.map_err(failed)?;
         io::Write::write_all(&mut file, value.as_bytes()).map_err(failed)
     }
 
@@ -98,6 +102,20 @@ impl Keys {
             Err(error) if error.is_absent() => Ok(()),
             other => other,
         }
+    }
+}
+
+/// Where a container that is not privileged finds the node's /proc/sys/net.
+pub const OF_THE_NODE: &str = "/host/proc/sys/net";
+
+/// The file of `key` below [`OF_THE_NODE`], open for writing; `error` where that is no help.
+fn of_the_node(key: &str, error: io::Error) -> io::Result<fs::File> {
+    let is_container = matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES));
+    match path(key).strip_prefix("/proc/sys/net") {
+        Ok(below) if is_container => {
+            fs::File::options().write(true).open(PathBuf::from(OF_THE_NODE).join(below)).map_err(|_| error)
+        }
+        _ => Err(error),
     }
 }
 

@@ -23,7 +23,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub enum Server {
     /// The stand-in.
     StandIn(ApiServer),
-    /// kube-apiserver and etcd, with the rights of conf/daemon/rbac.yaml.
+    /// kube-apiserver and etcd, with the rights of conf/base/account.yaml.
     Real(Box<KubeApiserver>),
 }
 

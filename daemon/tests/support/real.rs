@@ -1,4 +1,4 @@
-//! kube-apiserver and etcd from `KUBEBUILDER_ASSETS`. The source logs in as the ServiceAccount of conf/daemon/rbac.yaml,
+//! kube-apiserver and etcd from `KUBEBUILDER_ASSETS`. The source logs in as the ServiceAccount of conf/base/account.yaml,
 //! with no other rights, so that the manifest is tried by the authority on it.
 
 use std::net::TcpListener;
@@ -144,9 +144,9 @@ impl KubeApiserver {
         self.until("GET", "/readyz", &Value::Null, &[200]).await;
     }
 
-    /// Applies conf/daemon/rbac.yaml and writes a kubeconfig of its ServiceAccount.
+    /// Applies conf/base/account.yaml and writes a kubeconfig of its ServiceAccount.
     pub async fn grant(&self) {
-        let text = include_str!("../../../conf/daemon/rbac.yaml");
+        let text = include_str!("../../../conf/base/account.yaml");
         let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
         for object in &objects {
             let rbac = "/apis/rbac.authorization.k8s.io/v1";
@@ -154,7 +154,7 @@ impl KubeApiserver {
                 "ServiceAccount" => ACCOUNTS.to_owned(),
                 "ClusterRole" => format!("{rbac}/clusterroles"),
                 "ClusterRoleBinding" => format!("{rbac}/clusterrolebindings"),
-                other => panic!("conf/daemon/rbac.yaml: {other} is new to this test"),
+                other => panic!("conf/base/account.yaml: {other} is new to this test"),
             };
             // The namespace appears a moment after the server is ready.
             self.until("POST", &path, object, &[201, 409]).await;

@@ -72,7 +72,7 @@ impl Trouble {
         let known = StatusCode::from_u16(status.code).ok().and_then(|code| code.canonical_reason());
         let hint = match status.code {
             401 => "; the credentials are not (or no longer) valid",
-            403 => "; conf/daemon/rbac.yaml grants what bowlined needs",
+            403 => "; conf/base/account.yaml grants what bowlined needs",
             _ => "",
         };
         let what = format!("{} {}: {}{hint}", status.code, known.unwrap_or("error"), status.message);
