@@ -12,6 +12,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The socket of a bowlined that is called as kube-proxy, and knows Services alone.
 const PROXY_SOCKET: &str = daemon::kube_proxy::SOCKET;
 
+/// Whether a daemon with this run directory is, or was, on this node.
+pub fn is_here(run_dir: &Path) -> bool {
+    [SOCKET, PROXY_SOCKET].into_iter().any(|name| run_dir.join(name).exists())
+}
+
 /// The answer to `GET path` of the daemon with this run directory: its body, which is JSON.
 ///
 /// # Errors

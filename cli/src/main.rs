@@ -30,7 +30,7 @@ enum Command {
     Cni(cni::CniArgs),
     /// Set up a node with pods in namespaces of its own, send real traffic, show it, take it down.
     Demo(demo::DemoArgs),
-    /// How this node is: its peers, its pods, what is missing and what to do about it.
+    /// How this node is, or all nodes of a cluster: peers, pods, what is missing and what to do about it.
     Status(status::StatusArgs),
     /// What is planned for Services, what the kernel really has, and where these differ.
     Services(services::ServicesArgs),

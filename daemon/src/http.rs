@@ -216,12 +216,19 @@ fn answer_path(path: &str, query: &str, topic: Topic, shown: &Shown) -> Answer {
         ("/status", Topic::Everything) => {
             let status = shown.status.borrow().as_ref().clone();
             let status = Status { pods: count_pods(Path::new(LEASES)), ..status };
-            match serde_json::to_string_pretty(&status) {
-                Ok(text) => (StatusCode::OK, "application/json", text + "\n"),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-            }
+            tell(status.now(shown.proxy.as_ref()), query)
         }
         _ => (StatusCode::NOT_FOUND, TEXT, "there is nothing here\n".into()),
+    }
+}
+
+/// The answer to `GET /status`, brief where `query` asks for that.
+pub fn tell(status: Status, query: &str) -> (StatusCode, &'static str, String) {
+    let is_brief = query.split('&').any(|word| word == "brief");
+    let status = if is_brief { status.brief() } else { status };
+    match serde_json::to_string_pretty(&status) {
+        Ok(text) => (StatusCode::OK, "application/json", text + "\n"),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }
 }
 

@@ -27,3 +27,4 @@ pub mod proxy;
 pub mod source;
 pub mod status;
 pub mod stop;
+pub mod survey;

@@ -8,15 +8,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::Handle;
+
 /// Name of the control socket in the run directory: `GET /status` answers with a [`Status`].
 pub const SOCKET: &str = "bowlined.sock";
 
 /// Where host-local keeps the leases of our network.
 pub const LEASES: &str = "/var/lib/cni/networks/bowline";
 
-/// The node at one moment.
+/// The node at one moment. What an older daemon does not tell has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -24,6 +26,8 @@ pub struct Status {
     pub pid: u32,
     /// When it started, in seconds since 1970.
     pub started: u64,
+    /// When this was told, by the same clock: ages are differences to it, whatever the asker's clock says.
+    pub told: u64,
     /// Name of the node.
     pub node: String,
     /// How packets travel between nodes.
@@ -42,8 +46,10 @@ pub struct Status {
     pub vni: Option<u32>,
     /// Where this node meets the others.
     pub uplinks: Vec<UplinkStatus>,
-    /// The other nodes, by name.
+    /// The other nodes, by name; in a brief answer those alone that have problems.
     pub peers: Vec<PeerStatus>,
+    /// How many other nodes are known.
+    pub peers_known: usize,
     /// What the kernel holds for them.
     pub programmed: Programmed,
     /// Where Nodes come from.
@@ -56,11 +62,31 @@ pub struct Status {
     pub drift_repaired: BTreeMap<String, u64>,
     /// Pods that hold an address here; `None` when that can't be found out.
     pub pods: Option<usize>,
+    /// The Service proxy; `None` where this node has none.
+    pub services: Option<ServicesStatus>,
+}
+
+/// The Service proxy at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicesStatus {
+    /// By what Services are served: `nftables`, `iptables`, `ipvs`.
+    pub mode: String,
+    /// How many Service ports are served.
+    pub ports: usize,
+    /// Whether the kernel has had all of them once.
+    pub is_programmed: bool,
+    /// When the kernel was last as it should be, in seconds since 1970: the elder of both families.
+    pub last_sync: Option<u64>,
+    /// For how many seconds a change has been waiting to get into the kernel; `None` when nothing does.
+    pub waiting: Option<u64>,
+    /// What is wrong: with Services, with sources, what the kernel refuses.
+    pub problems: Vec<String>,
 }
 
 /// One condition of readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Check {
     /// Its name, one word.
     pub name: String,
@@ -84,7 +110,7 @@ pub struct UplinkStatus {
 
 /// Another node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
@@ -100,7 +126,7 @@ pub struct PeerStatus {
 
 /// Numbers of objects that are in the kernel for other nodes' pods.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Programmed {
     /// Tunnel devices.
     pub tunnels: usize,
@@ -118,7 +144,7 @@ pub struct Programmed {
 
 /// Where Nodes come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct SourceStatus {
     /// `api URL` or `manifests DIRECTORY`.
     pub what: String,
@@ -136,7 +162,7 @@ pub struct SourceStatus {
 
 /// One time that the kernel was brought to what it should be.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct SyncStatus {
     /// When, in seconds since 1970.
     pub at: u64,
@@ -148,6 +174,43 @@ pub struct SyncStatus {
     pub removed: usize,
     /// What the kernel refused, each a sentence.
     pub failures: Vec<String>,
+}
+
+impl Status {
+    /// As it is told now: with the pods and the Service proxy of this moment.
+    pub fn now(self, proxy: Option<&Handle>) -> Self {
+        let services = proxy.map(ServicesStatus::of);
+        let mut drift_repaired = self.drift_repaired;
+        if let Some(repaired) = proxy.map(|proxy| proxy.metrics.repaired()).filter(|repaired| *repaired > 0) {
+            drift_repaired.insert("services".to_owned(), repaired);
+        }
+        let told = seconds(SystemTime::now());
+        Status { told, peers_known: self.peers.len(), services, drift_repaired, ..self }
+    }
+
+    /// Without the peers that nothing is wrong with: in a cluster of thousands they are nearly all there is to tell.
+    pub fn brief(mut self) -> Self {
+        self.peers.retain(|peer| !peer.problems.is_empty());
+        self
+    }
+}
+
+impl ServicesStatus {
+    fn of(proxy: &Handle) -> Self {
+        let published = proxy.published.borrow();
+        let families = || published.families.present().map(|(_, family)| family);
+        ServicesStatus {
+            mode: proxy.mode.to_string(),
+            ports: families().map(|family| family.ports).max().unwrap_or(0),
+            is_programmed: published.is_programmed,
+            last_sync: families().filter_map(|family| family.last_success).min().map(seconds),
+            waiting: families()
+                .filter_map(|family| family.waiting_since)
+                .map(|since| since.elapsed().as_secs())
+                .max(),
+            problems: published.problems.to_vec(),
+        }
+    }
 }
 
 impl Check {
@@ -207,6 +270,26 @@ mod tests {
             std::fs::write(dir.path().join(name), "").expect("written");
         }
         assert_eq!(count_pods(dir.path()), Some(2));
+    }
+
+    #[test]
+    fn an_answer_of_another_version_is_understood_as_far_as_it_goes() {
+        let text =
+            r#"{"version": "9.9.9", "node": "a", "ready": true, "peers": [{"name": "b"}], "novelty": [1]}"#;
+        let status: Status = serde_json::from_str(text).expect("read");
+        assert_eq!((status.node.as_str(), status.ready, status.peers.len()), ("a", true, 1));
+    }
+
+    #[test]
+    fn a_brief_answer_keeps_the_count_and_what_is_wrong() {
+        let peer = |name: &str, problems: &[&str]| PeerStatus {
+            name: name.into(),
+            problems: problems.iter().map(|it| (*it).to_owned()).collect(),
+            ..PeerStatus::default()
+        };
+        let status = Status { peers: vec![peer("b", &[]), peer("c", &["is away"])], ..Status::default() };
+        let brief = status.now(None).brief();
+        assert_eq!((brief.peers_known, brief.peers), (2, vec![peer("c", &["is away"])]));
     }
 
     #[test]

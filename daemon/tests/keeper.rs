@@ -25,7 +25,7 @@ fn told(node: &Space, flags: &[&str]) -> (String, Option<i32>) {
 }
 
 fn status(node: &Space) -> Status {
-    let (text, _) = told(node, &["--json"]);
+    let (text, _) = told(node, &["-o", "json"]);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -34,7 +34,7 @@ fn bowline_status_tells_a_ready_node_from_one_that_is_not() {
     let cluster = one();
     let node = cluster.node(0);
     let (text, code) = told(node, &[]);
-    assert_eq!((text.contains("bowlined does not run on this node"), code), (true, Some(1)), "{text}");
+    assert_eq!((text.contains("bowlined does not run on this node"), code), (true, Some(2)), "{text}");
 
     let mut entry = node.entry().clone();
     let pod_cidrs = std::mem::take(&mut entry.pod_cidrs);

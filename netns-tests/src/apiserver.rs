@@ -7,7 +7,8 @@
 //!  PATCH /api/v1/nodes/NAME[/status] merge and strategic merge
 //!  GET   /api, /version              where the server is, what it is
 //! ```
-//! Services, EndpointSlices and ServiceCIDRs are listed and watched the same, with the selectors that proxies use.
+//! Pods, Services, EndpointSlices and ServiceCIDRs are listed and watched the same, with the selectors that proxies use.
+//! Commands in pods (`pods/exec`) are answered as a test has said.
 //! Plain HTTP on a listener that the caller opened, so that it can live in any network namespace. What it does not
 //! know it answers with 404. Every request is recorded, so that a test can compare with what RBAC grants.
 
@@ -15,6 +16,7 @@ mod http;
 mod serve;
 mod store;
 
+use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -78,6 +80,26 @@ pub enum Streaming {
     Unknown,
 }
 
+/// What a command in a pod answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exec {
+    /// This, with this exit code.
+    Says {
+        /// On stdout.
+        stdout: String,
+        /// On stderr.
+        stderr: String,
+        /// 0 is success.
+        code: u8,
+    },
+    /// The server refuses, or does not reach the kubelet.
+    Refused(u16, String),
+    /// The connection stands, and nothing comes.
+    Silent,
+    /// This on stdout, and then the connection ends.
+    Torn(String),
+}
+
 /// Everything that its threads share.
 struct Shared {
     state: Mutex<State>,
@@ -90,6 +112,8 @@ struct State {
     streaming: Streaming,
     misbehaviours: Vec<(Target, Misbehaviour, usize)>,
     requests: Vec<Recorded>,
+    /// By `NAMESPACE/NAME` of the pod.
+    commands: BTreeMap<String, Exec>,
     connections: Vec<TcpStream>,
     /// The listener, as something that can be shut down.
     listener: Option<TcpStream>,
@@ -130,6 +154,7 @@ impl ApiServer {
             streaming: Streaming::Served,
             misbehaviours: Vec::new(),
             requests: Vec::new(),
+            commands: BTreeMap::new(),
             connections: Vec::new(),
             listener: None,
             token: None,
@@ -180,6 +205,11 @@ impl ApiServer {
     /// Answers whatever is asked about a kind as a server that is too old for it.
     pub fn forget_kind(&self, kind: Kind) {
         self.change(|state| state.absent.push(kind));
+    }
+
+    /// What every command in the pod `NAMESPACE/NAME` answers from now on.
+    pub fn answer_commands(&self, pod: &str, answer: Exec) {
+        self.change(|state| state.commands.insert(pod.to_owned(), answer));
     }
 
     /// The Node of this name, as it is now.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,13 +12,14 @@ use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
 use super::decided::Decided;
-use super::run::directory_of;
+use super::run::{NAME, directory_of};
 use super::{SOCKET, render};
 use crate::http::{response, serve_by};
 use crate::proxy::health::{self, Checks, Teller, listen_patiently};
 use crate::proxy::{self, Feeds, Handle, ask};
 use crate::source::manifests::{self, notice::Notices};
 use crate::source::{Feed, api, services};
+use crate::status::{Check, Status, seconds};
 use crate::{config, http, lock, stop};
 
 const TEXT: (&str, &str) = ("content-type", "text/plain; charset=utf-8");
@@ -62,7 +64,7 @@ async fn keep(decided: Decided) -> Result<(), String> {
             |listener| serve_by(listener, move |request| std::future::ready(teller.respond(&request)));
         listen(address, "metricsBindAddress", is_hard, serve).await?;
     }
-    answer_questions(&handle);
+    answer_questions(&handle, blank(&decided.proxy.node_name));
     let mut published = handle.published.clone();
     let ended = async move { while published.changed().await.is_ok() {} };
     tokio::select! {
@@ -113,28 +115,60 @@ async fn feeds(decided: &Decided) -> Result<(Option<Feed>, Feeds), String> {
     Ok((None, services::from_api(&api, node, &[])))
 }
 
-/// The control socket of `bowline services` and `bowline trace`. Without a place for it nothing else is amiss.
-fn answer_questions(handle: &Handle) {
+/// What of a status does not change.
+fn blank(node: &str) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: seconds(SystemTime::now()),
+        node: node.to_owned(),
+        mode: NAME.to_owned(),
+        ..Status::default()
+    }
+}
+
+/// How this node is, as far as Services go.
+fn status_of(handle: &Handle, blank: Status) -> Status {
+    let status = blank.now(Some(handle));
+    let services = status.services.clone().unwrap_or_default();
+    let check = match services.problems.first() {
+        _ if services.is_programmed => {
+            Check::met("services", format!("{} Service ports by {}", services.ports, services.mode))
+        }
+        why => Check::unmet(
+            "services",
+            format!("Services are not programmed yet: {}", why.map_or("they are being read", String::as_str)),
+        ),
+    };
+    Status { ready: check.ok, checks: vec![check], notes: services.problems, ..status }
+}
+
+/// The control socket of `bowline status`, `services` and `trace`. Without a place for it nothing else is amiss.
+fn answer_questions(handle: &Handle, blank: Status) {
     let socket = socket();
     let run = directory_of(&socket);
     let listener = std::fs::create_dir_all(&run)
         .map_err(|error| format!("make directory {}: {error}", run.display()))
         .and_then(|()| http::listen_unix(&socket));
-    let questions = handle.ask.clone();
+    let handle = handle.clone();
     let answer = move |request: Request<Incoming>| {
-        let questions = questions.clone();
+        let (handle, blank) = (handle.clone(), blank.clone());
         async move {
             let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-            match ask::answer(Some(&questions), path, query).await {
+            match ask::answer(Some(&handle.ask), path, query).await {
                 Some((StatusCode::OK, body)) => response(StatusCode::OK, &[JSON], body),
                 Some((status, sentence)) => response(status, &[TEXT], sentence + "\n"),
+                None if path == "/status" => {
+                    let (code, kind, body) = http::tell(status_of(&handle, blank), query);
+                    response(code, &[("content-type", kind)], body)
+                }
                 None => nothing(),
             }
         }
     };
     match listener {
         Ok(listener) => drop(tokio::spawn(serve_by(listener, answer))),
-        Err(sentence) => tracing::warn!("`bowline services` and `bowline trace` can't ask: {sentence}"),
+        Err(sentence) => tracing::warn!("`bowline status`, `services` and `trace` can't ask: {sentence}"),
     }
 }
 

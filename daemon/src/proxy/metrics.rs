@@ -200,6 +200,14 @@ impl Metrics {
         add(own, "problems", "Sentences about what is wrong", &self.problems);
     }
 
+    /// How much somebody else had removed or changed so far, in both families.
+    pub fn repaired(&self) -> u64 {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .map(|family| self.repaired.get_or_create(&of(family)).get())
+            .sum()
+    }
+
     /// Changes were taken from the inbox.
     pub fn took(&self, services: usize, endpoints: usize) {
         self.services.inc_by(services as u64);

@@ -8,6 +8,8 @@ use std::io::{self, BufRead, Write};
 pub struct Recorded {
     /// `get`, `list`, `watch`, `patch`.
     pub verb: String,
+    /// Namespace of the object or list, or empty.
+    pub namespace: String,
     /// `nodes`; empty where the path is of no resource.
     pub resource: String,
     /// `status`, or empty.
@@ -63,7 +65,12 @@ fn record(method: &str, target: &str, body: String) -> Recorded {
         .collect();
     let of_group = path.strip_prefix("/apis/").and_then(|rest| rest.splitn(3, '/').nth(2));
     let resources = path.strip_prefix("/api/v1/").or(of_group);
-    let steps: Vec<&str> = resources.map_or(vec![], |rest| rest.split('/').collect());
+    let mut steps: Vec<&str> = resources.map_or(vec![], |rest| rest.split('/').collect());
+    let mut namespace = String::new();
+    if steps.len() > 2 && steps[0] == "namespaces" {
+        namespace = steps[1].to_owned();
+        steps.drain(..2);
+    }
     let step = |index: usize| steps.get(index).map(|step| (*step).to_owned()).unwrap_or_default();
     let verb = match method {
         "GET" if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => "watch",
@@ -77,6 +84,7 @@ fn record(method: &str, target: &str, body: String) -> Recorded {
     };
     Recorded {
         verb: verb.to_owned(),
+        namespace,
         resource: step(0),
         name: step(1),
         subresource: step(2),
@@ -107,8 +115,10 @@ fn decode(text: &str) -> String {
 /// The head of an answer. `framing` is `content-length: N` or `transfer-encoding: chunked`.
 pub fn head(code: u16, content_type: &str, framing: &str, more: &str) -> String {
     let reason = match code {
+        101 => "Switching Protocols",
         200 => "OK",
         401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         410 => "Gone",
         422 => "Unprocessable Entity",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::http::{Request, answer, chunk, head};
 use super::store::{Change, Kind, Store, key_of, selects};
-use super::{Ending, Misbehaviour, Shared, State, Streaming, Target};
+use super::{Ending, Exec, Misbehaviour, Shared, State, Streaming, Target};
 
 const JSON: &str = "application/json";
 
@@ -61,6 +61,9 @@ fn serve(shared: &Shared, stream: &mut TcpStream, request: &Request) -> io::Resu
     if request.recorded.verb == "watch" && kind.is_some() {
         return watch(shared, stream, request, misbehaviour.as_ref());
     }
+    if let ("pods", "exec") = (request.recorded.resource.as_str(), request.recorded.subresource.as_str()) {
+        return exec(shared, stream, request);
+    }
     let (code, body) = respond(&mut shared.state(), request);
     shared.changed.notify_all();
     let body = body.to_string();
@@ -84,6 +87,11 @@ impl State {
     /// Which kind a request is about, if it is served.
     fn kind_of(&self, request: &Request) -> Option<Kind> {
         Kind::of_resource(&request.recorded.resource).filter(|kind| !self.absent.contains(kind))
+    }
+
+    /// What a command in a pod answers; `None` where there is no such pod.
+    fn exec(&self, pod: &str) -> Option<Exec> {
+        self.commands.get(pod).cloned()
     }
 
     fn next_misbehaviour(&mut self, request: &Request) -> Option<Misbehaviour> {
@@ -155,6 +163,76 @@ fn respond(state: &mut State, request: &Request) -> (u16, Value) {
     }
 }
 
+/// `pods/exec`, as API server, kubelet and container runtime answer it together.
+fn exec(shared: &Shared, stream: &mut TcpStream, request: &Request) -> io::Result<()> {
+    let asked = &request.recorded;
+    let answered = shared.state().exec(&format!("{}/{}", asked.namespace, asked.name));
+    let offers = request.headers.get("sec-websocket-protocol").map_or("", String::as_str);
+    let is_websocket = request.headers.get("upgrade").is_some_and(|to| to == "websocket")
+        && request.headers.contains_key("sec-websocket-key")
+        && offers.split(", ").any(|it| it == "v4.channel.k8s.io");
+    let refuse = |stream: &mut TcpStream, code, message: &str| {
+        answer(stream, code, JSON, "", &status(code, message).to_string())
+    };
+    match answered {
+        None => refuse(stream, 404, "pods not found"),
+        Some(Exec::Refused(code, message)) => refuse(stream, code, &message),
+        Some(_) if !is_websocket => refuse(stream, 400, "Upgrade request required"),
+        Some(Exec::Silent) => {
+            stream.write_all(switched().as_bytes())?;
+            // Until the client has had enough.
+            io::Read::read(stream, &mut [0]).map(|_| ())
+        }
+        Some(Exec::Torn(text)) => {
+            stream.write_all(switched().as_bytes())?;
+            stream.write_all(&frame(1, text.as_bytes()))?;
+            Err(ended())
+        }
+        Some(Exec::Says { stdout, stderr, code }) => {
+            stream.write_all(switched().as_bytes())?;
+            for (channel, text) in [(1, ""), (2, ""), (1, &stdout), (2, &stderr)] {
+                stream.write_all(&frame(channel, text.as_bytes()))?;
+            }
+            let end = match code {
+                0 => json!({"metadata": {}, "status": "Success"}),
+                code => json!({
+                    "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+                    "message": format!("command terminated with non-zero exit code: exit status {code}"),
+                    "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+                }),
+            };
+            stream.write_all(&frame(3, end.to_string().as_bytes()))?;
+            stream.write_all(&[0x88, 2, 0x03, 0xe8])?;
+            Err(ended())
+        }
+    }
+}
+
+fn switched() -> String {
+    let upgrade = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: v4.channel.k8s.io";
+    format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n\r\n")
+}
+
+/// A message of one frame, on a channel.
+fn frame(channel: u8, text: &[u8]) -> Vec<u8> {
+    let length = text.len() + 1;
+    let mut frame = vec![0x82];
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short @ 0..=125), _) => frame.push(short),
+        (_, Ok(middle)) => {
+            frame.push(126);
+            frame.extend(middle.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.push(channel);
+    frame.extend(text);
+    frame
+}
+
 /// A page of the list; the continue token is `VERSION/LAST NAME`.
 fn list(store: &Store, kind: Kind, request: &Request) -> (u16, Value) {
     let query = &request.recorded.query;
@@ -167,7 +245,12 @@ fn list(store: &Store, kind: Kind, request: &Request) -> (u16, Value) {
     if version < store.oldest {
         return (410, status(410, "The provided continue parameter is too old"));
     }
-    let chosen = store.of_kind(kind).filter(|(name, object)| *name > after && is_selected(request, object));
+    let namespace = &request.recorded.namespace;
+    let is_there =
+        |object: &Value| namespace.is_empty() || object["metadata"]["namespace"] == namespace.as_str();
+    let chosen = store
+        .of_kind(kind)
+        .filter(|(name, object)| *name > after && is_there(object) && is_selected(request, object));
     let mut items: Vec<&Value> = chosen.map(|(_, object)| object).collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if items.len() > limit {

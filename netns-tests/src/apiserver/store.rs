@@ -24,6 +24,7 @@ pub struct Change {
 #[allow(missing_docs, reason = "the API's words")]
 pub enum Kind {
     Node,
+    Pod,
     Service,
     EndpointSlice,
     ServiceCidr,
@@ -31,12 +32,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Kind; 4] = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
+    pub const ALL: [Kind; 5] = [Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
 
     /// `kind` of its objects, their `apiVersion`, and the last part of their path.
     pub fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Kind::Node => ("Node", "v1", "nodes"),
+            Kind::Pod => ("Pod", "v1", "pods"),
             Kind::Service => ("Service", "v1", "services"),
             Kind::EndpointSlice => ("EndpointSlice", "discovery.k8s.io/v1", "endpointslices"),
             Kind::ServiceCidr => ("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs"),

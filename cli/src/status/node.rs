@@ -1,49 +1,12 @@
-//! `bowline status`: how this node is, by the control socket of its daemon.
+//! How this node is, by the control socket of its daemon.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::SystemTime;
-
-use clap::Args;
-use daemon::status::{PeerStatus, Status, seconds};
+use daemon::status::{ServicesStatus, Status};
 
 use crate::columns::{aligned, counted, joined};
-use crate::control::ask;
 
-/// How this node is. Exits with 1 when it can't carry new pods.
-#[derive(Debug, Clone, Args)]
-pub struct StatusArgs {
-    /// Print the daemon's answer as it is.
-    #[arg(long)]
-    json: bool,
-    /// The daemon's --run-dir.
-    #[arg(long, default_value = "/run/bowline")]
-    run_dir: PathBuf,
-}
-
-/// Asks and prints.
-pub fn run(args: &StatusArgs) -> ExitCode {
-    let told = ask(&args.run_dir, "/status").and_then(|text| {
-        let status =
-            serde_json::from_str::<Status>(&text).map_err(|error| format!("the daemon's answer: {error}"))?;
-        Ok((text, status))
-    });
-    match told {
-        Ok((text, status)) => {
-            let shown = if args.json { text } else { table(&status, seconds(SystemTime::now())) };
-            // A reader who has left has seen enough.
-            let _ = io::stdout().write_all(shown.as_bytes());
-            if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprintln!("bowline: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn table(status: &Status, now: u64) -> String {
+/// For people.
+pub fn table(status: &Status) -> String {
+    let now = status.told;
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         if !value.is_empty() {
@@ -61,18 +24,16 @@ fn table(status: &Status, now: u64) -> String {
     );
     let uplinks = status.uplinks.iter().map(|up| format!("{} on {} (MTU {})", up.ip, up.link, up.mtu));
     line("uplinks", uplinks.collect::<Vec<_>>().join(", "));
-    line("source", source(status, now));
+    line("source", if status.source.what.is_empty() { String::new() } else { source(status, now) });
     let held = &status.programmed;
-    line(
-        "kernel",
-        [
-            counted(held.tunnels, "tunnel"),
-            counted(held.routes, "route"),
-            counted(held.fdb, "FDB entry"),
-            counted(held.neighbours, "neighbour"),
-        ]
-        .join(", "),
-    );
+    let held = [
+        counted(held.tunnels, "tunnel"),
+        counted(held.routes, "route"),
+        counted(held.fdb, "FDB entry"),
+        counted(held.neighbours, "neighbour"),
+    ];
+    line("kernel", if status.last_sync.is_some() { held.join(", ") } else { String::new() });
+    line("services", status.services.as_ref().map(|it| services(it, now)).unwrap_or_default());
     if let Some(sync) = &status.last_sync {
         let ago = now.saturating_sub(sync.at);
         line("last sync", format!("{ago} s ago, took {:.1} ms", sync.took_ms));
@@ -84,7 +45,9 @@ fn table(status: &Status, now: u64) -> String {
         "bowlined",
         format!("{}, process {}, up {} s", status.version, status.pid, now.saturating_sub(status.started)),
     );
-    text.push_str(&peers(&status.peers));
+    if status.mode != daemon::kube_proxy::NAME {
+        text.push_str(&peers(status));
+    }
     text.push_str(&complaints(status));
     text
 }
@@ -100,9 +63,19 @@ fn source(status: &Status, now: u64) -> String {
     )
 }
 
-fn peers(peers: &[PeerStatus]) -> String {
-    if peers.is_empty() {
-        return "\nno other nodes\n".to_owned();
+fn services(services: &ServicesStatus, now: u64) -> String {
+    let ago = services.last_sync.map(|at| format!(", in the kernel {} s ago", now.saturating_sub(at)));
+    let waiting = services.waiting.map(|seconds| format!(", a change waits for {seconds} s"));
+    let ports = counted(services.ports, "Service port");
+    format!("{ports} by {}{}{}", services.mode, ago.unwrap_or_default(), waiting.unwrap_or_default())
+}
+
+fn peers(status: &Status) -> String {
+    let peers = &status.peers;
+    match (peers.len(), status.peers_known) {
+        (0, 0) => return "\nno other nodes\n".to_owned(),
+        (0, known) => return format!("\n{}, nothing is wrong with any\n", counted(known, "other node")),
+        _ => {}
     }
     let title = ["NODE", "ADDRESSES", "POD CIDRS", "VIA", "PROBLEM"];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
@@ -137,7 +110,7 @@ fn complaints(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use daemon::status::{Check, SourceStatus};
+    use daemon::status::{Check, PeerStatus, SourceStatus};
 
     use super::*;
 
@@ -162,7 +135,7 @@ mod tests {
             peers: vec![peer("bb", ""), peer("c", "is away")],
             ..Status::default()
         };
-        let text = table(&status, 100);
+        let text = table(&status);
         for line in [
             "node        a, NOT READY",
             "mode        vxlan, VNI 1, pod MTU 1450",
