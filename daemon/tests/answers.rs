@@ -9,8 +9,8 @@ use daemon::proxy::{Asked, Filter, Goal, Origin, TracesAnswer};
 use proxy::engine::{Depth, Engine, OwnNode, SliceName};
 use proxy::plan::{DetectLocal, FrontendKind, Scope};
 use proxy::state::{
-    Endpoint, EndpointSlice, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName,
-    ServicePort, ServicePortName, SlicePort,
+    Endpoint, EndpointSlice, Hints, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind,
+    ServiceName, ServicePort, ServicePortName, SlicePort,
 };
 use proxy::{Change, Changes, Dataplane, DualStack, Family, Mode, Report, Served, ServicePlan, Settings};
 
@@ -111,7 +111,7 @@ fn changes() -> Changes {
     let mut headless = Service::new(ServiceName::new("default", "db"));
     headless.ports = vec![port("", Protocol::Tcp, 5432, 0)];
     let mut away = endpoint("10.2.0.5", "b");
-    away.zone_hints = vec!["east".into()];
+    away.hints = Some(Hints::of_zones(["east"]).into());
     let leaving = Endpoint { ready: false, terminating: true, ..endpoint("10.1.0.6", "a") };
     let mut changes = Changes::new();
     for change in [

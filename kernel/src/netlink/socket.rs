@@ -257,6 +257,16 @@ impl Socket {
         Ok(replies)
     }
 
+    /// Lists objects and shows each as it comes. Whether the listing was undisturbed: objects may be missing from one
+    /// that was interrupted, and it is for the caller to take it again.
+    pub(crate) fn dump_each(&mut self, op: &Op, mut visit: impl FnMut(Reply)) -> Result<bool> {
+        let interrupted = self.dump_once(op, |reply| {
+            visit(reply);
+            true
+        })?;
+        Ok(!interrupted)
+    }
+
     /// Lists objects until `visit` answers false. What the kernel had still to say would sit in the socket's way, so
     /// this uses up a sibling, which is closed later: see `retired`.
     pub fn dump_until(&mut self, op: &Op, visit: impl FnMut(Reply) -> bool) -> Result<()> {

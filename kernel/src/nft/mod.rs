@@ -42,7 +42,7 @@ pub use object::{Base, Chain, ChainKind, Data, Element, End, Family, Hook, MapDa
 pub use observe::{
     RuleInfo, chain_exists, generation, get_element, is_empty, is_outdated, is_supported, list_chains,
     list_elements, list_elements_until, list_intervals, list_rules, list_sets, list_tables, probe,
-    set_exists, table_exists,
+    set_exists, table_exists, visit_elements,
 };
 pub use rule::{Field, Ports, Rule};
 pub use value::{Type, Value, Verdict, fields, key};

@@ -181,6 +181,24 @@ pub fn list_elements(socket: &mut Socket, table: &Table<'_>, set: &str) -> Resul
     Ok(elements)
 }
 
+/// Shows every element of a set or map to `visit`, one after the other: for sets that are better not held in memory as
+/// [`Element`]s, all of them at once. Nothing is shown when there is no such set.
+///
+/// Returns whether the kernel was undisturbed. If not, something may have been left out, and it is for the caller to
+/// look again, as it is where an element comes twice: see [`list_elements`].
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn visit_elements(
+    socket: &mut Socket,
+    table: &Table<'_>,
+    set: &str,
+    mut visit: impl FnMut(Element),
+) -> Result<bool> {
+    socket
+        .dump_each(&listing(table, set), |reply| read_elements(body(&reply)).into_iter().for_each(&mut visit))
+}
+
 /// The elements of an interval set of single values, from the least to the greatest, without comments: the kernel
 /// lists where intervals begin and where they end, and this puts both together.
 pub fn list_intervals(socket: &mut Socket, table: &Table<'_>, set: &str) -> Result<Vec<Element>> {

@@ -190,7 +190,9 @@ impl Engine {
         slice: Option<EndpointSlice>,
         changed: &mut BTreeSet<ServiceName>,
     ) {
-        let service = slice.as_ref().map(|slice| slice.service.clone());
+        // The name as the Service itself has it, where that is known: one of them is enough.
+        let named = |name: &ServiceName| self.snapshot.service(name).map(|known| known.name.clone());
+        let service = slice.as_ref().map(|slice| named(&slice.service).unwrap_or(slice.service.clone()));
         let former = match &service {
             Some(service) => self.owners.insert(name.clone(), service.clone()),
             None => self.owners.remove(&name),
@@ -201,7 +203,7 @@ impl Engine {
             changed.insert(former);
         }
         if let (Some(service), Some(slice)) = (service, slice)
-            && self.snapshot.set_slice(&name.name, slice)
+            && self.snapshot.put_slice(&name.name, slice)
         {
             changed.insert(service);
         }

@@ -2,76 +2,41 @@
 
 use std::cmp::Ordering;
 
-use kernel::nft::{Batch, Element, End, Table};
+use kernel::nft::{Batch, Table};
 
-use super::layout::{Entry, Map};
-
-/// Elements sorted by what makes them one of their kind: map, key and end. No two are the same in that.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Elements(Vec<Entry>);
-
-impl Elements {
-    /// Sorts entries; of two of a kind the first stays.
-    pub(super) fn new(mut entries: Vec<Entry>) -> Self {
-        entries.sort_by(order);
-        entries.dedup_by(|later, earlier| order(later, earlier).is_eq());
-        Elements(entries)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
-    }
-
-    /// Those of one map.
-    pub(super) fn of(&self, map: Map) -> impl Iterator<Item = &Element> {
-        let from = self.0.partition_point(|entry| entry.map < map);
-        self.0[from..].iter().take_while(move |entry| entry.map == map).map(|entry| &entry.element)
-    }
-
-    /// The one with this key, which is no interval.
-    pub(super) fn find(&self, map: Map, key: &[u8]) -> Option<&Element> {
-        let at = self.0.binary_search_by(|entry| {
-            let other = (entry.map, entry.element.key.as_slice(), &entry.element.end);
-            other.cmp(&(map, key, &End::Single))
-        });
-        at.ok().map(|index| &self.0[index].element)
-    }
-}
-
-fn order(a: &Entry, b: &Entry) -> Ordering {
-    (a.map, &a.element.key, &a.element.end).cmp(&(b.map, &b.element.key, &b.element.end))
-}
+use super::elements::{Elements, Seen};
 
 /// Elements to delete and to add, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Diff {
-    delete: Vec<Entry>,
-    add: Vec<Entry>,
+    old: Elements,
+    new: Elements,
+    /// Which of the old.
+    delete: Vec<usize>,
+    /// Which of the new.
+    add: Vec<usize>,
     replaced: usize,
 }
 
 impl Diff {
     /// An element with other data is deleted and added. Comments don't count.
     pub(super) fn new(old: Elements, new: Elements) -> Self {
-        let mut diff = Diff::default();
-        let (mut old, mut new) = (old.0.into_iter().peekable(), new.0.into_iter().peekable());
+        let mut diff = Diff { old, new, ..Diff::default() };
+        let (mut at_old, mut at_new) = (0, 0);
         loop {
-            let next = match (old.peek(), new.peek()) {
-                (Some(a), Some(b)) => order(a, b),
+            let (gone, come) = (diff.old.nth(at_old), diff.new.nth(at_new));
+            let next = match (&gone, &come) {
+                (Some(a), Some(b)) => a.identity.cmp(b.identity),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => return diff,
             };
-            let gone = if next.is_le() { old.next() } else { None };
-            let come = if next.is_ge() { new.next() } else { None };
-            if let (Some(gone), Some(come)) = (&gone, &come) {
-                if gone.element.data == come.element.data {
-                    continue;
-                }
-                diff.replaced += 1;
-            }
-            diff.delete.extend(gone);
-            diff.add.extend(come);
+            let is_same = next.is_eq() && gone.map(|e| e.data) == come.map(|e| e.data);
+            diff.replaced += usize::from(next.is_eq() && !is_same);
+            diff.delete.extend(Some(at_old).filter(|_| next.is_le() && !is_same));
+            diff.add.extend(Some(at_new).filter(|_| next.is_ge() && !is_same));
+            at_old += usize::from(next.is_le());
+            at_new += usize::from(next.is_ge());
         }
     }
 
@@ -82,16 +47,23 @@ impl Diff {
 
     /// Deletions first, so that a key may come back with other data in the same batch.
     pub(super) fn write(&self, batch: &mut Batch, table: &Table<'_>) {
-        for part in by_map(&self.delete) {
-            batch.delete_elements(table, part[0].map.name(), part.iter().map(|entry| &entry.element));
+        for part in by_map(&self.old, &self.delete) {
+            let elements: Vec<_> = part.iter().map(Seen::element).collect();
+            batch.delete_elements(table, part[0].map.name(), &elements);
         }
-        for part in by_map(&self.add) {
-            batch.create_elements(table, part[0].map.name(), part.iter().map(|entry| &entry.element));
+        for part in by_map(&self.new, &self.add) {
+            let elements: Vec<_> = part.iter().map(Seen::element).collect();
+            batch.create_elements(table, part[0].map.name(), &elements);
         }
     }
 }
 
-/// Parts with one map each, none of them empty.
-fn by_map(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    entries.chunk_by(|a, b| a.map == b.map)
+/// Parts with one map each, none of them empty, none so large that it would take much memory.
+fn by_map<'a>(elements: &'a Elements, which: &'a [usize]) -> impl Iterator<Item = Vec<Seen<'a>>> {
+    const MOST: usize = 1000;
+    let map_of = |at: &usize| elements.nth(*at).map(|element| element.map);
+    let of_one_map = which.chunk_by(move |a, b| map_of(a) == map_of(b));
+    of_one_map
+        .flat_map(|part| part.chunks(MOST))
+        .map(|part| part.iter().filter_map(|at| elements.nth(*at)).collect())
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kernel::nft::{Data, Element, End, Value, fields, key};
+use kernel::nft::{End, Value, fields, key};
 
-use super::layout::{Entry, Map, WAYS, WAYS_BY_SOURCE};
+use super::elements::Seen;
+use super::layout::{Map, WAYS, WAYS_BY_SOURCE};
 use super::observe::Observed;
 use super::pool::{Pool, WAY_BITS};
 use super::spread::WAY;
@@ -16,25 +17,25 @@ use crate::state::Protocol;
 pub(super) fn served(observed: &Observed, family: Family) -> Vec<Served> {
     let pools = observed.pools(family);
     let mut lines: Vec<Served> = Vec::new();
-    for Entry { map, element } in observed.elements.iter() {
-        let does = match map {
-            Map::Frontends | Map::NodePorts => follow(observed, &pools, element, WAYS.name),
+    for element in observed.elements.iter() {
+        let does = match element.map {
+            Map::Frontends | Map::NodePorts => follow(observed, &pools, &element, WAYS.name),
             // Reached from frontends.
             Map::Endpoints | Map::Numbers | Map::Slots | Map::Inside | Map::Outside => continue,
             Map::ClusterIps | Map::NodePortAddresses | Map::Ranged | Map::Allowed | Map::Hairpins => {
-                map.name().to_owned()
+                element.map.name().to_owned()
             }
         };
-        lines.push(line(*map, element, does, family));
+        lines.push(line(&element, does, family));
     }
     lines.sort_unstable();
     lines
 }
 
-fn line(map: Map, element: &Element, does: String, family: Family) -> Served {
-    let types = map.set(family).key;
+fn line(element: &Seen<'_>, does: String, family: Family) -> Served {
+    let types = element.map.set(family).key;
     let mut line = Served { protocol: None, ip: None, port: None, does };
-    for value in fields(types, &element.key).unwrap_or_default() {
+    for value in fields(types, element.key).unwrap_or_default() {
         match value {
             Value::Ip(ip) if line.ip.is_none() => line.ip = Some(ip),
             Value::Ip(ip) => line.does += &format!(" {ip}"),
@@ -45,8 +46,8 @@ fn line(map: Map, element: &Element, does: String, family: Family) -> Served {
             other => line.does += &format!(" {other:?}"),
         }
     }
-    if let End::Last(last) = &element.end {
-        let last = fields(types, last).unwrap_or_default();
+    if let End::Last(last) = element.end() {
+        let last = fields(types, &last).unwrap_or_default();
         if let Some(Value::Ip(ip)) = last.last() {
             line.does += &format!(" to {ip}");
         }
@@ -54,7 +55,12 @@ fn line(map: Map, element: &Element, does: String, family: Family) -> Served {
     line
 }
 
-fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, ways: &'static str) -> String {
+fn follow(
+    observed: &Observed,
+    pools: &BTreeMap<u32, Pool>,
+    element: &Seen<'_>,
+    ways: &'static str,
+) -> String {
     let Some(number) = number(element) else { return String::new() };
     let chain = observed.ways.get(&(ways, number & WAY)).map_or("?", String::as_str);
     let mut text = chain.to_owned();
@@ -62,7 +68,7 @@ fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, w
         for map in [Map::Inside, Map::Outside] {
             let pool = key(&[Value::ClassId(number & !WAY)]);
             if let Some(element) = observed.elements.find(map, &pool) {
-                let there = follow(observed, pools, element, WAYS_BY_SOURCE.name);
+                let there = follow(observed, pools, &element, WAYS_BY_SOURCE.name);
                 text += &format!(", {}: {there}", map.name());
             }
         }
@@ -74,9 +80,6 @@ fn follow(observed: &Observed, pools: &BTreeMap<u32, Pool>, element: &Element, w
     text
 }
 
-fn number(element: &Element) -> Option<u32> {
-    match element.data.as_ref()? {
-        Data::Value(bytes) => Some(u32::from_ne_bytes(bytes.as_slice().try_into().ok()?)),
-        Data::Verdict(_) => None,
-    }
+fn number(element: &Seen<'_>) -> Option<u32> {
+    Some(u32::from_ne_bytes(element.data?.try_into().ok()?))
 }

@@ -5,6 +5,7 @@
 //! (pool, slot). One endpoint more is a slot, and the frontend's way.
 
 mod diff;
+mod elements;
 mod layout;
 mod list;
 mod observe;
@@ -26,7 +27,8 @@ use crate::Family;
 use crate::dataplane::{Dataplane, Mode, Report, Served};
 use crate::plan::{ServicePlan, Settings, Site};
 use crate::state::{ServicePortName, Snapshot};
-use diff::{Diff, Elements};
+use diff::Diff;
+use elements::Elements;
 use layout::{WAYS, WAYS_BY_SOURCE};
 use observe::Observed;
 use programmed::State;

@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 
 use kernel::Result;
 use kernel::netlink::Socket;
-use kernel::nft::{self, Data, Element, Table, Type, Value, Verdict, key};
+use kernel::nft::{self, Data, Table, Type, Value, Verdict, key};
 
-use super::diff::Elements;
+use super::elements::{Elements, Seen};
 use super::layout::{Entry, Map, WAYS, WAYS_BY_SOURCE};
 use super::pool::{Pool, WAY_BITS};
 use super::spread::{Spread, WAY};
 use crate::Family;
 use crate::plan::{Frontend, PortPlan};
+
+/// How often a map is listed at most, where each listing was disturbed.
+const LISTINGS: usize = 10;
 
 /// The table as it is.
 #[derive(Debug, Default)]
@@ -33,12 +36,11 @@ impl Observed {
         if !observed.exists {
             return Ok(observed);
         }
-        let mut entries = Vec::new();
         for map in Map::ALL {
-            let elements = nft::list_elements(socket, table, map.name())?;
-            entries.extend(elements.into_iter().map(|element| Entry { map, element }));
+            observed.elements.append(LISTINGS, |show| {
+                nft::visit_elements(socket, table, map.name(), |element| show(Entry { map, element }))
+            })?;
         }
-        observed.elements = Elements::new(entries);
         for map in [WAYS.name, WAYS_BY_SOURCE.name] {
             for element in nft::list_elements(socket, table, map)? {
                 if let (Some(way), Some(Data::Verdict(Verdict::Goto(chain)))) =
@@ -66,26 +68,37 @@ impl Observed {
         let numbers: BTreeMap<u32, SocketAddr> = self
             .elements
             .of(Map::Numbers)
-            .filter_map(|element| Some((number(&element.key)?, endpoint(element, family)?)))
+            .filter_map(|element| Some((number(element.key)?, endpoint(&element, family)?)))
             .collect();
-        let mut slots: BTreeMap<(u32, u32), (SocketAddr, Option<u32>)> = BTreeMap::new();
+        let mut slots: Vec<(u32, u32, SocketAddr, Option<u32>)> = Vec::new();
         for element in self.elements.of(Map::Endpoints).chain(self.elements.of(Map::Slots)) {
             let Ok(&[Value::ClassId(base), Value::Mark(slot)]) =
-                nft::fields(&[Type::ClassId, Type::Mark], &element.key).as_deref()
+                nft::fields(&[Type::ClassId, Type::Mark], element.key).as_deref()
             else {
                 continue;
             };
             // A number is four bytes, an endpoint more.
             let by_number = || {
-                let number = bytes_of(element).and_then(number)?;
+                let number = element.data.and_then(number)?;
                 Some((*numbers.get(&number)?, Some(number & WAY)))
             };
-            if let Some(found) = endpoint(element, family).map(|address| (address, None)).or_else(by_number) {
-                slots.insert((base >> WAY_BITS, slot), found);
+            if let Some((address, number)) =
+                endpoint(&element, family).map(|address| (address, None)).or_else(by_number)
+            {
+                slots.push((base >> WAY_BITS, slot, address, number));
             }
         }
+        // Of a slot that both maps have, what the latter says counts.
+        slots.sort_by_key(|(id, slot, ..)| (*id, *slot));
+        slots.dedup_by(|later, earlier| {
+            let is_same = (later.0, later.1) == (earlier.0, earlier.1);
+            if is_same {
+                *earlier = *later;
+            }
+            is_same
+        });
         let mut pools: BTreeMap<u32, Pool> = BTreeMap::new();
-        for ((id, slot), (address, number)) in slots {
+        for (id, slot, address, number) in slots {
             let pool = pools.entry(id).or_insert_with(|| Pool { id, ..Pool::default() });
             if pool.slots.len() == slot as usize {
                 pool.slots.push(address);
@@ -117,14 +130,7 @@ impl Observed {
     }
 
     fn number_of(&self, map: Map, key: &[u8]) -> Option<u32> {
-        bytes_of(self.elements.find(map, key)?).and_then(number)
-    }
-}
-
-fn bytes_of(element: &Element) -> Option<&[u8]> {
-    match element.data.as_ref()? {
-        Data::Value(bytes) => Some(bytes),
-        Data::Verdict(_) => None,
+        self.elements.find(map, key)?.data.and_then(number)
     }
 }
 
@@ -132,9 +138,9 @@ fn number(bytes: impl AsRef<[u8]>) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.as_ref().try_into().ok()?))
 }
 
-fn endpoint(element: &Element, family: Family) -> Option<SocketAddr> {
+fn endpoint(element: &Seen<'_>, family: Family) -> Option<SocketAddr> {
     let address = if family == Family::V4 { Type::Ipv4 } else { Type::Ipv6 };
-    match nft::fields(&[address, Type::Port], bytes_of(element)?).ok()?[..] {
+    match nft::fields(&[address, Type::Port], element.data?).ok()?[..] {
         [Value::Ip(ip), Value::Port(port)] => Some(SocketAddr::new(ip, port)),
         _ => None,
     }

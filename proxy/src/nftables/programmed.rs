@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use kernel::{Error, Result};
 
-use super::diff::{Diff, Elements};
+use super::diff::Diff;
+use super::elements::Elements;
 use super::layout::{Entry, Map};
 use super::observe::Observed;
 use super::pool::{Pool, PoolIds};
 use super::render::{self, Programmed};
 use super::spread::{Spread, Ways};
+use crate::Family;
 use crate::plan::{PortPlan, Scope, ServicePlan, Site};
 use crate::state::ServicePortName;
 
@@ -22,7 +24,7 @@ pub(super) struct State {
     ids: PoolIds,
     ways: Ways,
     /// How many Service ports ask for an element that several may ask for.
-    shared: BTreeMap<(Map, Vec<u8>), u32>,
+    shared: BTreeMap<(Map, Box<[u8]>), u32>,
 }
 
 /// What a partial sync has to do.
@@ -56,26 +58,32 @@ impl State {
             ways: Ways::default(),
             shared: BTreeMap::new(),
         };
-        let mut pools = Adoptable::new(former, observed, plan);
-        for port in plan.ports.values() {
-            pools.reserve(port, &mut state.ids);
-        }
+        // Before any are given out anew.
+        let mut pools = Adoptable::new(former, observed, plan.site.family);
+        let found: Vec<_> = match pools.is_empty() {
+            true => Vec::new(),
+            false => plan.ports.values().map(|port| pools.reserve(port, &mut state.ids)).collect(),
+        };
+        let mut found = found.into_iter();
         observed.spreads().for_each(|(way, spread)| state.ways.adopt(way, spread));
         for (name, port) in &plan.ports {
-            let old = pools.take(name);
+            let old = found.next().unwrap_or_default();
             let programmed = state.program(port, old).ok_or_else(too_many)?;
             state.ports.insert(name.clone(), programmed);
         }
         let used: BTreeSet<Spread> = state.ports.values().flat_map(Programmed::spreads).collect();
         state.ways.retain(|spread| used.contains(spread));
-        let mut entries = render::of_site(&plan.site);
+        let mut elements = Elements::default();
+        elements.extend(render::of_site(&plan.site));
         for programmed in state.ports.values() {
-            entries.extend(programmed.entries(&state.ways));
+            let entries = programmed.entries(&state.ways);
+            for entry in entries.iter().filter(|entry| entry.map.is_shared()) {
+                *state.shared.entry(share_of(entry)).or_default() += 1;
+            }
+            elements.extend(entries);
         }
-        for entry in entries.iter().filter(|entry| entry.map.is_shared()) {
-            *state.shared.entry((entry.map, entry.element.key.clone())).or_default() += 1;
-        }
-        Ok((state, Elements::new(entries)))
+        elements.sort(0);
+        Ok((state, elements))
     }
 
     /// Takes over the plans of changed Service ports. None when there is no room left: a full sync may find some.
@@ -148,7 +156,7 @@ impl State {
         let mut leaving = Vec::new();
         for entry in entries {
             if entry.map.is_shared() {
-                let key = (entry.map, entry.element.key.clone());
+                let key = share_of(&entry);
                 let users = self.shared.get(&key).copied().unwrap_or(1).saturating_sub(1);
                 if users > 0 {
                     self.shared.insert(key, users);
@@ -166,7 +174,7 @@ impl State {
         let mut coming = Vec::new();
         for entry in entries {
             if entry.map.is_shared() {
-                let users = self.shared.entry((entry.map, entry.element.key.clone())).or_default();
+                let users = self.shared.entry(share_of(&entry)).or_default();
                 *users += 1;
                 if *users > 1 {
                     continue;
@@ -178,6 +186,10 @@ impl State {
     }
 }
 
+fn share_of(entry: &Entry) -> (Map, Box<[u8]>) {
+    (entry.map, entry.element.key.as_slice().into())
+}
+
 fn too_many() -> Error {
     Error::Malformed {
         doing: "program Services with nftables".into(),
@@ -186,45 +198,39 @@ fn too_many() -> Error {
 }
 
 /// Pools that are there already.
-struct Adoptable {
-    of_former: BTreeMap<ServicePortName, [Option<Pool>; 2]>,
+struct Adoptable<'a> {
+    of_former: BTreeMap<ServicePortName, Programmed>,
     of_kernel: BTreeMap<u32, Pool>,
-    found: BTreeMap<ServicePortName, [Option<Pool>; 2]>,
-    wanted: BTreeMap<ServicePortName, BTreeSet<u32>>,
+    observed: &'a Observed,
 }
 
-impl Adoptable {
-    fn new(former: Option<State>, observed: &Observed, plan: &ServicePlan) -> Self {
-        let of_kernel = if former.is_none() { observed.pools(plan.site.family) } else { BTreeMap::new() };
-        let ports = former.map(|state| state.ports).unwrap_or_default();
-        let wanted = if ports.is_empty() {
-            plan.ports.iter().map(|(name, port)| (name.clone(), observed.pools_of(port))).collect()
-        } else {
-            BTreeMap::new()
-        };
-        let of_former = ports.into_iter().map(|(name, p)| (name, [p.cluster, p.local])).collect();
-        Adoptable { of_former, of_kernel, found: BTreeMap::new(), wanted }
+impl<'a> Adoptable<'a> {
+    fn new(former: Option<State>, observed: &'a Observed, family: Family) -> Self {
+        let of_kernel = if former.is_none() { observed.pools(family) } else { BTreeMap::new() };
+        let of_former = former.map(|state| state.ports).unwrap_or_default();
+        Adoptable { of_former, of_kernel, observed }
     }
 
-    /// Finds the pools of a Service port before any are given out anew.
-    fn reserve(&mut self, port: &PortPlan, ids: &mut PoolIds) {
+    fn is_empty(&self) -> bool {
+        self.of_former.is_empty() && self.of_kernel.is_empty()
+    }
+
+    /// Finds the pools of a Service port.
+    fn reserve(&mut self, port: &PortPlan, ids: &mut PoolIds) -> [Option<Pool>; 2] {
         let pools = match self.of_former.remove(&port.name) {
-            Some(pools) => pools,
+            Some(former) => [former.cluster, former.local],
             None => self.of_kernel(port),
         };
-        let claimed = pools.map(|pool| pool.filter(|pool| ids.claim(pool.id)));
-        self.found.insert(port.name.clone(), claimed);
+        pools.map(|pool| pool.filter(|pool| ids.claim(pool.id)))
     }
 
     /// Which of a port's pools is which is told by what is in them: the nearer the better.
     fn of_kernel(&mut self, port: &PortPlan) -> [Option<Pool>; 2] {
-        let mut left: Vec<Pool> = self
-            .wanted
-            .remove(&port.name)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|id| self.of_kernel.remove(&id))
-            .collect();
+        if self.of_kernel.is_empty() {
+            return [None, None];
+        }
+        let had = self.observed.pools_of(port);
+        let mut left: Vec<Pool> = had.into_iter().filter_map(|id| self.of_kernel.remove(&id)).collect();
         [Scope::Cluster, Scope::Local].map(|scope| {
             let targets = render::wanted(port, scope)?;
             let strange = |pool: &Pool| {
@@ -235,9 +241,5 @@ impl Adoptable {
             let nearest = (0..left.len()).min_by_key(|index| strange(&left[*index]))?;
             Some(left.swap_remove(nearest))
         })
-    }
-
-    fn take(&mut self, name: &ServicePortName) -> [Option<Pool>; 2] {
-        self.found.remove(name).unwrap_or_default()
     }
 }

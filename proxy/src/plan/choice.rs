@@ -88,7 +88,9 @@ pub(super) fn choose(endpoints: &BTreeMap<SocketAddr, &Endpoint>, site: &Site, n
     let is_last_resort = |e: &Endpoint| e.serving && e.terminating;
     let pick = |wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<Target> {
         let those = endpoints.iter().filter(|(_, e)| wanted(e));
-        those.map(|(address, e)| Target { address: *address, is_local: is_local(e) }).collect()
+        let targets = those.map(|(address, e)| Target { address: *address, is_local: is_local(e) });
+        // They stay for long: as many as there are, and no room for more.
+        targets.collect::<Box<[Target]>>().into_vec()
     };
     let mut choice = Choice {
         any: endpoints.values().any(|e| e.ready || is_last_resort(e)),
@@ -128,9 +130,9 @@ impl Nearness {
                 && ready().all(|e| !hints(e).is_empty())
                 && ready().any(|e| hints(e).contains(here))
         };
-        if hinted(|e| &e.node_hints, &site.node) {
+        if hinted(Endpoint::node_hints, &site.node) {
             Nearness::Node
-        } else if hinted(|e| &e.zone_hints, &site.zone) {
+        } else if hinted(Endpoint::zone_hints, &site.zone) {
             Nearness::Zone
         } else {
             Nearness::Anywhere
@@ -139,8 +141,8 @@ impl Nearness {
 
     fn includes(self, endpoint: &Endpoint, site: &Site) -> bool {
         match self {
-            Nearness::Node => endpoint.node_hints.contains(&site.node),
-            Nearness::Zone => endpoint.zone_hints.contains(&site.zone),
+            Nearness::Node => endpoint.node_hints().contains(&site.node),
+            Nearness::Zone => endpoint.zone_hints().contains(&site.zone),
             Nearness::Anywhere => true,
         }
     }
@@ -150,7 +152,7 @@ impl Nearness {
 mod tests {
     use super::*;
     use crate::Settings;
-    use crate::state::{ServiceName, SlicePort};
+    use crate::state::{Hints, ServiceName, SlicePort};
 
     fn slice(port: u16, endpoints: Vec<Endpoint>) -> Arc<EndpointSlice> {
         let mut slice = EndpointSlice::new(ServiceName::new("default", "web"), Family::V4);
@@ -196,7 +198,7 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.node = crate::state::Node { zone: "a".into(), ..Default::default() }.into();
         let site = Site::new(&snapshot, &Settings::default(), Family::V4);
-        let hinted = |last, zone: &str| Endpoint { zone_hints: vec![zone.into()], ..endpoint(last) };
+        let hinted = |last, zone: &str| endpoint(last).hinted(Hints::of_zones([zone]));
         let unready = Endpoint { ready: false, serving: false, ..endpoint(3) };
         let chosen = |endpoints: Vec<Endpoint>| {
             let slices = [slice(80, endpoints)];

@@ -61,7 +61,8 @@ pub(super) struct Claims {
 impl Claims {
     /// Adds a claim; returns the others if it changes whose the frontend is.
     pub(super) fn enter(&mut self, frontend: Frontend, name: &ServicePortName) -> Vec<ServicePortName> {
-        let claims = self.by_key.entry(key(frontend, name)).or_default();
+        // There is hardly ever more than one.
+        let claims = self.by_key.entry(key(frontend, name)).or_insert_with(|| Vec::with_capacity(1));
         let claim = (frontend.kind, name.clone());
         let at = claims.partition_point(|other| *other < claim);
         claims.insert(at, claim);
@@ -84,20 +85,19 @@ impl Claims {
         others
     }
 
-    /// The port with its frontends sorted into won and lost.
-    pub(super) fn settle(&self, port: &PortPlan) -> PortPlan {
-        let mut settled = PortPlan { frontends: Vec::new(), lost: Vec::new(), ..port.clone() };
+    /// The port with its frontends sorted into won and lost; none when they are already.
+    pub(super) fn settle(&self, port: &PortPlan) -> Option<PortPlan> {
+        let (mut frontends, mut lost) = (Vec::with_capacity(port.frontends.len()), Vec::new());
         for frontend in port.wanted() {
             match self.owner(frontend, &port.name) {
-                Some(owner) if *owner != port.name => {
-                    settled.lost.push(Lost { frontend, to: owner.clone() });
-                }
-                _ => settled.frontends.push(frontend),
+                Some(owner) if *owner != port.name => lost.push(Lost { frontend, to: owner.clone() }),
+                _ => frontends.push(frontend),
             }
         }
-        settled.frontends.sort_unstable();
-        settled.lost.sort_by_key(|lost| lost.frontend);
-        settled
+        frontends.sort_unstable();
+        lost.sort_by_key(|lost| lost.frontend);
+        let is_settled = frontends == port.frontends && lost == port.lost;
+        (!is_settled).then(|| PortPlan { frontends, lost, ..port.clone() })
     }
 
     fn owner(&self, frontend: Frontend, name: &ServicePortName) -> Option<&ServicePortName> {

@@ -140,8 +140,7 @@ impl ServicePlan {
     fn settle(&mut self, contested: BTreeSet<ServicePortName>, before: &mut Before) {
         for name in contested {
             let Some(port) = self.ports.get_mut(&name) else { continue };
-            let settled = self.claims.settle(port);
-            if settled != **port {
+            if let Some(settled) = self.claims.settle(port) {
                 before.entry(name).or_insert_with(|| Some(Arc::clone(port)));
                 *port = Arc::new(settled);
             }

@@ -14,7 +14,7 @@ use super::claims::{Frontend, FrontendKind};
 use super::settings::{Site, outermost};
 use crate::Family;
 use crate::state::{
-    IngressMode, Policy, SCHEDULER_ANNOTATION, Service, ServiceKind, ServiceName, ServicePort,
+    IngressMode, Policy, Protocol, SCHEDULER_ANNOTATION, Service, ServiceKind, ServiceName, ServicePort,
     ServicePortName, Snapshot,
 };
 
@@ -49,7 +49,7 @@ pub struct PortPlan {
     /// Who may use the load balancer's IPs, none within another; none is everybody. Others are dropped, whatever
     /// else the plan says.
     pub sources: Option<Vec<IpNetwork>>,
-    /// Every endpoint that serves, sorted: UDP flows to others are stale.
+    /// Every endpoint that serves, sorted: flows to others are stale. Empty for TCP, whose connections end by themselves.
     pub serving: Vec<SocketAddr>,
     /// By what IPVS chooses; none is the administrator's choice. Other dataplanes take no notice.
     pub scheduler: Option<Scheduler>,
@@ -190,6 +190,7 @@ impl Shape {
         }
         self.load_balancer_ips.iter().for_each(|ip| add(FrontendKind::LoadBalancerIp, Some(*ip), port.port));
         self.external_ips.iter().for_each(|ip| add(FrontendKind::ExternalIp, Some(*ip), port.port));
+        frontends.shrink_to_fit();
         frontends
     }
 }
@@ -230,7 +231,7 @@ fn draft(
         local: choice.local,
         affinity: service.affinity.filter(|timeout| !timeout.is_zero()),
         sources: shape.sources.clone(),
-        serving: choice.serving,
+        serving: if port.protocol == Protocol::Tcp { Vec::new() } else { choice.serving },
         scheduler: shape.scheduler,
     }
 }

@@ -18,10 +18,10 @@ pub use name::{Protocol, ServiceName, ServicePortName};
 pub use node::Node;
 pub use parse::{ip, network};
 pub use service::{Ingress, IngressMode, Policy, SCHEDULER_ANNOTATION, Service, ServiceKind, ServicePort};
-pub use slice::{Endpoint, EndpointSlice, SlicePort};
+pub use slice::{Endpoint, EndpointSlice, Hints, SlicePort};
 
-/// The slices of one Service by their names.
-pub type Slices = BTreeMap<Arc<str>, Arc<EndpointSlice>>;
+/// The slices of one Service, sorted by their names. Most have one, which a tree would give room for eleven.
+type Slices = Vec<(Arc<str>, Arc<EndpointSlice>)>;
 
 /// Everything at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,9 +36,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Adds or replaces a Service. True when that changes anything a proxy acts upon.
-    pub fn set_service(&mut self, service: Service) -> bool {
+    pub fn set_service(&mut self, mut service: Service) -> bool {
         if self.services.get(&service.name).is_some_and(|old| **old == service) {
             return false;
+        }
+        if let Some((known, _)) = self.slices.get_key_value(&service.name) {
+            service.name = known.clone();
         }
         self.services.insert(service.name.clone(), Arc::new(service));
         true
@@ -52,22 +55,32 @@ impl Snapshot {
     /// Adds or replaces an EndpointSlice, known by the names of its Service and its own. True when that changes
     /// anything a proxy acts upon.
     pub fn set_slice(&mut self, name: &str, slice: EndpointSlice) -> bool {
-        let of_service = self.slices.entry(slice.service.clone()).or_default();
-        if of_service.get(name).is_some_and(|old| **old == slice) {
-            return false;
+        self.put_slice(&name.into(), slice)
+    }
+
+    /// The same, sharing both names with whoever has them already: they are most of what there is to remember.
+    pub(crate) fn put_slice(&mut self, name: &Arc<str>, mut slice: EndpointSlice) -> bool {
+        if let Some((known, _)) = self.services.get_key_value(&slice.service) {
+            slice.service = known.clone();
         }
-        of_service.insert(name.into(), Arc::new(slice));
+        let of_service = self.slices.entry(slice.service.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match place_of(of_service, name) {
+            Ok(at) if *of_service[at].1 == slice => return false,
+            Ok(at) => of_service[at].1 = Arc::new(slice),
+            Err(at) => of_service.insert(at, (Arc::clone(name), Arc::new(slice))),
+        }
         true
     }
 
     /// Forgets an EndpointSlice; true when it was there.
     pub fn remove_slice(&mut self, service: &ServiceName, name: &str) -> bool {
         let Some(of_service) = self.slices.get_mut(service) else { return false };
-        let removed = of_service.remove(name).is_some();
+        let Ok(at) = place_of(of_service, name) else { return false };
+        of_service.remove(at);
         if of_service.is_empty() {
             self.slices.remove(service);
         }
-        removed
+        true
     }
 
     /// A Service.
@@ -82,8 +95,12 @@ impl Snapshot {
 
     /// The slices of a Service, by name.
     pub fn slices_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten().map(|(_, slice)| slice)
     }
+}
+
+fn place_of(slices: &Slices, name: &str) -> Result<usize, usize> {
+    slices.binary_search_by(|(other, _)| (**other).cmp(name))
 }
 
 #[cfg(test)]

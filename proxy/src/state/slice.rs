@@ -30,24 +30,57 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
-    /// `hints.forZones`.
-    pub zone_hints: Vec<Arc<str>>,
-    /// `hints.forNodes`.
-    pub node_hints: Vec<Arc<str>>,
+    /// `hints`, one of which is usually that of many endpoints.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Who shall use an endpoint, if all of them say so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Hints {
+    /// `forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `forNodes`.
+    pub nodes: Vec<Arc<str>>,
+}
+
+impl Hints {
+    /// Only zones.
+    pub fn of_zones<'a>(zones: impl IntoIterator<Item = &'a str>) -> Self {
+        Hints { zones: zones.into_iter().map(Into::into).collect(), nodes: Vec::new() }
+    }
+
+    /// Only nodes.
+    pub fn of_nodes<'a>(nodes: impl IntoIterator<Item = &'a str>) -> Self {
+        Hints { zones: Vec::new(), nodes: nodes.into_iter().map(Into::into).collect() }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.zones.is_empty() && self.nodes.is_empty()
+    }
 }
 
 impl Endpoint {
     /// A ready endpoint of no known node.
     pub fn new(ip: IpAddr) -> Self {
-        Endpoint {
-            ip,
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
-        }
+        Endpoint { ip, ready: true, serving: true, terminating: false, node: None, hints: None }
+    }
+
+    /// The same with hints.
+    #[must_use]
+    pub fn hinted(mut self, hints: Hints) -> Self {
+        self.hints = (!hints.is_empty()).then(|| Arc::new(hints));
+        self
+    }
+
+    /// `hints.forZones`.
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// `hints.forNodes`.
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 }
 

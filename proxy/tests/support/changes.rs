@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proxy::plan::DetectLocal;
 use proxy::state::{
-    Endpoint, EndpointSlice, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind, ServiceName,
-    ServicePort, SlicePort,
+    Endpoint, EndpointSlice, Hints, Ingress, IngressMode, Policy, Protocol, Service, ServiceKind,
+    ServiceName, ServicePort, SlicePort,
 };
 use proxy::{Dataplane as _, DualStack, Family, ServicePlan, Settings, Snapshot};
 
@@ -100,7 +100,7 @@ prop_compose! {
             serving,
             terminating,
             node: Some(if here { "here" } else { "there" }.into()),
-            zone_hints: hint.into_iter().map(Into::into).collect(),
+            hints: hint.map(|zone| Hints::of_zones([zone]).into()),
             ..Endpoint::new(IpAddr::from([10, 1, 0, last]))
         }
     }

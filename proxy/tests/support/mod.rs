@@ -12,8 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 use proxy::plan::{DetectLocal, NodePortAddresses};
 use proxy::state::{
-    Endpoint, EndpointSlice, Ingress, IngressMode, Node, Policy, Protocol, Service, ServiceKind, ServiceName,
-    ServicePort, SlicePort,
+    Endpoint, EndpointSlice, Hints, Ingress, IngressMode, Node, Policy, Protocol, Service, ServiceKind,
+    ServiceName, ServicePort, SlicePort,
 };
 use proxy::{DualStack, Family, Settings, Snapshot};
 use row::Row;
@@ -154,9 +154,9 @@ pub fn slice(row: &Row, family: Family) -> EndpointSlice {
             _ => (true, true, false),
         };
         match row.option("hint") {
-            Some("zone") => endpoint.zone_hints = vec![zone.into()],
-            Some("node") => endpoint.node_hints = vec![node.into()],
-            Some("some") if is_local => endpoint.zone_hints = vec![zone.into()],
+            Some("zone") => endpoint.hints = Some(Hints::of_zones([zone]).into()),
+            Some("node") => endpoint.hints = Some(Hints::of_nodes([node]).into()),
+            Some("some") if is_local => endpoint.hints = Some(Hints::of_zones([zone]).into()),
             _ => {}
         }
         slice.endpoints.push(endpoint);

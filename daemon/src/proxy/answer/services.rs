@@ -130,8 +130,8 @@ fn answer(
             ready: endpoint.ready,
             serving: endpoint.serving,
             terminating: endpoint.terminating,
-            zone_hints: texts(&endpoint.zone_hints),
-            node_hints: texts(&endpoint.node_hints),
+            zone_hints: texts(endpoint.zone_hints()),
+            node_hints: texts(endpoint.node_hints()),
             for_cluster: chosen(Scope::Cluster, address),
             for_local: chosen(Scope::Local, address),
         });

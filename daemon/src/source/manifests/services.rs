@@ -38,7 +38,8 @@ impl Contents {
         let mut faults = Vec::new();
         match (api_version, kind) {
             ("v1", "Service") => {
-                let service = decode_service(&tree.decode::<ServiceObject>()?, &mut faults);
+                let object = tree.decode::<ServiceObject>()?;
+                let service = decode_service(&object, &mut Shared::default(), &mut faults);
                 self.services.extend(service.map(|service| (tree.mark, Arc::new(service))));
             }
             ("discovery.k8s.io/v1", "EndpointSlice") => {

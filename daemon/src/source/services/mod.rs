@@ -32,7 +32,7 @@ pub fn from_api(config: &api::Config, node: &str, service_cidrs: &[IpNetwork]) -
     let inbox = Arc::new(Inbox::default());
     let mut feeds = Feeds { inbox: Arc::clone(&inbox), states: Vec::new() };
     let what = |kind: &str| format!("api {} ({kind})", config.shown());
-    follow(&mut feeds, what("Services"), Delta::new(service::Services, &inbox), config);
+    follow(&mut feeds, what("Services"), Delta::new(service::Services::default(), &inbox), config);
     follow(&mut feeds, what("EndpointSlices"), Delta::new(slice::Slices::default(), &inbox), config);
     let cidrs = Whole::new(cidr::ServiceCidrs::new(service_cidrs), &inbox);
     follow(&mut feeds, what("ServiceCIDRs"), cidrs, config);

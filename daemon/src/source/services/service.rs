@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::delta::Kind;
 use super::metadata::{self, Metadata, ip, network, shown};
+use super::slice::Shared;
 use crate::source::api::mirror::{Asked, Identified, Identity};
 use crate::source::fault::Fault;
 
@@ -98,13 +99,13 @@ impl Identified for ServiceObject {
 }
 
 /// What a proxy keeps of `object`; none when it has no name. What is wrong with it goes to `faults`.
-pub fn decode(object: &ServiceObject, faults: &mut Vec<Fault>) -> Option<Service> {
+pub fn decode(object: &ServiceObject, shared: &mut Shared, faults: &mut Vec<Fault>) -> Option<Service> {
     let metadata = &object.metadata;
     if metadata.name().is_empty() {
         faults.push(Fault::new("metadata.name", "is missing"));
         return None;
     }
-    let name = ServiceName::new(metadata.namespace(), metadata.name());
+    let name = ServiceName { namespace: shared.one(metadata.namespace()), name: metadata.name().into() };
     let nothing = Spec::default();
     let spec = object.spec.as_ref().unwrap_or(&nothing);
     let local = |field: &str, value: &Option<String>, faults: &mut Vec<Fault>| match value.as_deref() {
@@ -120,7 +121,7 @@ pub fn decode(object: &ServiceObject, faults: &mut Vec<Fault>) -> Option<Service
     Some(Service {
         kind: kind(spec, faults),
         cluster_ips: cluster_ips(spec, faults),
-        ports: ports(spec, faults),
+        ports: ports(spec, shared, faults),
         external_ips: each(&spec.external_ips, "spec.externalIPs", faults, ip),
         ingress: ingress(object.status.as_ref(), faults),
         source_ranges: source_ranges(spec, faults),
@@ -129,7 +130,7 @@ pub fn decode(object: &ServiceObject, faults: &mut Vec<Fault>) -> Option<Service
         external_policy: local("spec.externalTrafficPolicy", &spec.external_traffic_policy, faults),
         health_check_node_port: metadata::port("spec.healthCheckNodePort", health, faults).unwrap_or(0),
         is_foreign: metadata.label(PROXY_NAME).is_some(),
-        scheduler: metadata.annotation(SCHEDULER_ANNOTATION).unwrap_or_default().into(),
+        scheduler: shared.one(metadata.annotation(SCHEDULER_ANNOTATION).unwrap_or_default()),
         ..Service::new(name)
     })
 }
@@ -161,8 +162,8 @@ fn cluster_ips(spec: &Spec, faults: &mut Vec<Fault>) -> DualStack<Option<std::ne
     DualStack::first_of(ips.collect::<Vec<_>>())
 }
 
-fn ports(spec: &Spec, faults: &mut Vec<Fault>) -> Vec<ServicePort> {
-    let mut ports = Vec::new();
+fn ports(spec: &Spec, shared: &mut Shared, faults: &mut Vec<Fault>) -> Vec<ServicePort> {
+    let mut ports = Vec::with_capacity(spec.ports.as_ref().map_or(0, Vec::len));
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         let field = format!("spec.ports[{index}]");
         let Some(protocol) = protocol(&field, port.protocol.as_deref(), faults) else { continue };
@@ -173,7 +174,7 @@ fn ports(spec: &Spec, faults: &mut Vec<Fault>) -> Vec<ServicePort> {
         }
         let Some(number) = metadata::port(format!("{field}.port"), number, faults) else { continue };
         ports.push(ServicePort {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: shared.one(port.name.as_deref().unwrap_or_default()),
             protocol,
             port: number,
             node_port: metadata::port(format!("{field}.nodePort"), node_port, faults).unwrap_or(0),
@@ -258,7 +259,10 @@ fn affinity(spec: &Spec, faults: &mut Vec<Fault>) -> Option<Duration> {
 }
 
 /// All Services that a proxy may have to do with.
-pub(super) struct Services;
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    shared: Shared,
+}
 
 impl Kind for Services {
     type Object = ServiceObject;
@@ -278,7 +282,7 @@ impl Kind for Services {
     }
 
     fn decode(&mut self, object: &ServiceObject, faults: &mut Vec<Fault>) -> Option<Service> {
-        decode(object, faults)
+        decode(object, &mut self.shared, faults)
     }
 
     fn came(&mut self, service: Service) -> Change {
@@ -303,7 +307,9 @@ mod tests {
     fn a_service_names_its_scheduler_by_annotation() {
         let decoded = |annotations: serde_json::Value| {
             let object = serde_json::json!({"metadata": {"name": "a", "annotations": annotations}});
-            decode(&serde_json::from_value(object).unwrap(), &mut Vec::new()).unwrap().scheduler
+            decode(&serde_json::from_value(object).unwrap(), &mut Shared::default(), &mut Vec::new())
+                .unwrap()
+                .scheduler
         };
         assert_eq!(&*decoded(serde_json::json!({SCHEDULER_ANNOTATION: "wrr"})), "wrr");
         assert_eq!(&*decoded(serde_json::json!({"other": "wrr"})), "");

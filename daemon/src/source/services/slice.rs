@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
 use proxy::engine::SliceName;
-use proxy::state::{Endpoint, EndpointSlice, ServiceName, SlicePort};
+use proxy::state::{Endpoint, EndpointSlice, Hints, ServiceName, SlicePort};
 use proxy::{Change, Family};
 use serde::Deserialize;
 
@@ -49,7 +49,7 @@ struct EndpointObject {
     addresses: Option<Vec<String>>,
     conditions: Option<Conditions>,
     node_name: Option<String>,
-    hints: Option<Hints>,
+    hints: Option<HintsObject>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -62,7 +62,7 @@ struct Conditions {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Hints {
+struct HintsObject {
     for_zones: Option<Vec<Hint>>,
     for_nodes: Option<Vec<Hint>>,
 }
@@ -79,26 +79,42 @@ impl Identified for EndpointSliceObject {
     }
 }
 
-/// Names that many slices say are kept once.
+/// What many objects say is kept once.
 #[derive(Debug, Default)]
-pub struct Shared(BTreeSet<Arc<str>>);
+pub struct Shared {
+    names: BTreeSet<Arc<str>>,
+    hints: BTreeSet<Arc<Hints>>,
+}
 
 impl Shared {
-    fn one(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
+    /// The name, as it was kept before if it was.
+    pub(super) fn one(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
             return Arc::clone(known);
         }
-        if self.0.len() >= SHARED {
-            self.0.clear();
+        if self.names.len() >= SHARED {
+            self.names.clear();
         }
         let name: Arc<str> = name.into();
-        self.0.insert(Arc::clone(&name));
+        self.names.insert(Arc::clone(&name));
         name
     }
 
-    fn hints(&mut self, hints: Option<&Vec<Hint>>) -> Vec<Arc<str>> {
-        let names = hints.into_iter().flatten().filter_map(|hint| hint.name.as_deref());
-        names.map(|name| self.one(name)).collect()
+    fn hints(&mut self, object: &HintsObject) -> Option<Arc<Hints>> {
+        let mut names = |hints: &Option<Vec<Hint>>| {
+            let names = hints.iter().flatten().filter_map(|hint| hint.name.as_deref());
+            names.map(|name| self.one(name)).collect()
+        };
+        let hints = Hints { zones: names(&object.for_zones), nodes: names(&object.for_nodes) };
+        if let Some(known) = self.hints.get(&hints) {
+            return Some(Arc::clone(known));
+        }
+        if self.hints.len() >= SHARED {
+            self.hints.clear();
+        }
+        let hints = Some(hints).filter(|hints| !hints.is_empty()).map(Arc::new);
+        self.hints.extend(hints.clone());
+        hints
     }
 }
 
@@ -138,7 +154,7 @@ pub fn decode(
 }
 
 fn ports(object: &EndpointSliceObject, shared: &mut Shared, faults: &mut Vec<Fault>) -> Vec<SlicePort> {
-    let mut ports = Vec::new();
+    let mut ports = Vec::with_capacity(object.ports.as_ref().map_or(0, Vec::len));
     for (index, port) in object.ports.iter().flatten().enumerate() {
         let field = format!("ports[{index}]");
         // Neither a port without a name nor "all ports" is one to a proxy.
@@ -159,14 +175,12 @@ fn endpoints(object: &EndpointSliceObject, shared: &mut Shared, faults: &mut Vec
         };
         let Some(ip) = ip(format!("endpoints[{index}].addresses[0]"), first, faults) else { continue };
         let conditions = endpoint.conditions.unwrap_or_default();
-        let hints = endpoint.hints.as_ref();
         endpoints.push(Endpoint {
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
             node: endpoint.node_name.as_deref().map(|name| shared.one(name)),
-            zone_hints: shared.hints(hints.and_then(|hints| hints.for_zones.as_ref())),
-            node_hints: shared.hints(hints.and_then(|hints| hints.for_nodes.as_ref())),
+            hints: endpoint.hints.as_ref().and_then(|hints| shared.hints(hints)),
             ..Endpoint::new(ip)
         });
     }
