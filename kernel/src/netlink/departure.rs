@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::attr::u32_ne;
 use super::message::Message;
 use super::monitor::{GROUP_LINK, Monitor, ready_either};
-use super::socket::{Op, Protocol, Reply, Socket};
+use super::{Op, Protocol, Reply, Socket};
 use crate::{Error, Netns, Result};
 
 const RTM_DELLINK: u16 = 17;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::socket::{Protocol, Reply, Socket};
+use super::{Protocol, Reply, Socket};
 use crate::{Error, Netns, Result};
 
 /// RTNLGRP_LINK: RTM_NEWLINK and RTM_DELLINK.

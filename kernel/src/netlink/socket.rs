@@ -7,21 +7,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use super::attr::attrs;
-use super::message::{HEADER, Message};
+use super::answer::{
+    Answer, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, Reply, read_answer, split_message,
+};
+use super::op::Op;
 use super::sockopt::{option, set_option};
-use crate::{Errno, Error, Netns, Result, linger};
+use crate::{Error, Netns, Result, linger};
 
-const NLMSG_DONE: u16 = 3;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_OVERRUN: u16 = 4;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_BATCH_GENID: u16 = 1;
 /// More used-up siblings than any plug-in call leaves; a long-lived process closes the oldest.
 const RETIRED_MAX: usize = 32;
 const SIOCGSKNS: libc::Ioctl = 0x894c;
@@ -42,90 +34,16 @@ pub enum Protocol {
     Generic,
 }
 
-/// One request with the sentence that says what it does, for errors: "add address 10.1.0.1/24 to cni0".
-#[derive(Debug, Clone)]
-pub struct Op {
-    /// What is being done, on what.
-    pub doing: String,
-    /// The request.
-    pub message: Message,
-    tolerate: Tolerate,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tolerate {
-    Nothing,
-    Present,
-    Absent,
-    Unsupported,
-}
-
-impl Op {
-    /// A request whose every refusal is an error.
-    pub fn new(doing: impl Into<String>, message: Message) -> Self {
-        Op { doing: doing.into(), message, tolerate: Tolerate::Nothing }
-    }
-
-    /// EEXIST is success: the thing is there.
-    #[must_use]
-    pub fn or_present(mut self) -> Self {
-        self.tolerate = Tolerate::Present;
-        self
-    }
-
-    /// Absence is success: the thing is gone ([`Error::is_absent`]).
-    #[must_use]
-    pub fn or_absent(mut self) -> Self {
-        self.tolerate = Tolerate::Absent;
-        self
-    }
-
-    /// A kernel that cannot do it is success: it was wished for, not needed ([`Error::is_unsupported`]).
-    #[must_use]
-    pub fn or_unsupported(mut self) -> Self {
-        self.tolerate = Tolerate::Unsupported;
-        self
-    }
-
-    fn judge(&self, answer: Answer) -> Result<()> {
-        if answer.errno == 0 {
-            return Ok(());
-        }
-        let error =
-            Error::Kernel { doing: self.doing.clone(), errno: Errno(answer.errno), hint: answer.hint };
-        match self.tolerate {
-            Tolerate::Present if error.is_present() => Ok(()),
-            Tolerate::Absent if error.is_absent() => Ok(()),
-            Tolerate::Unsupported if error.is_unsupported() => Ok(()),
-            _ => Err(error),
-        }
-    }
-}
-
-/// One message of an answer: its type and everything after the netlink header.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    /// nlmsg_type.
-    pub kind: u16,
-    /// Family header and attributes.
-    pub payload: Vec<u8>,
-}
-
-struct Answer {
-    errno: i32,
-    hint: String,
-}
-
 /// A netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Socket {
     /// Shared with nobody; counted so that [`Drop`] can let it live on.
-    fd: Arc<OwnedFd>,
+    pub(super) fd: Arc<OwnedFd>,
     protocol: Protocol,
     /// Used-up siblings. Closing a netfilter socket soon after a deletion waits 10 to 300 ms for the kernel to free
     /// what was deleted, so they are kept until this socket is closed, when that wait comes anyway.
     retired: Vec<Arc<OwnedFd>>,
-    sequence: u32,
+    pub(super) sequence: u32,
     buffer: Vec<u8>,
     /// Requests per `sendmsg`.
     pipeline: usize,
@@ -307,52 +225,6 @@ impl Socket {
         outcome.unwrap_or(Ok(())).map(|()| interrupted)
     }
 
-    /// Sends nf_tables requests as one atomic batch: all or nothing.
-    ///
-    /// With `generation` the kernel refuses the batch (ERESTART) when the ruleset changed since that generation was
-    /// read. Only the last request asks for an acknowledgement, so the answers to a large batch can't overflow.
-    ///
-    /// # Errors
-    /// The first refusal in the batch's order; nothing was changed then.
-    pub fn transaction(&mut self, subsystem: u16, generation: Option<u32>, ops: &[Op]) -> Result<()> {
-        let Some(last_op) = ops.last() else { return Ok(()) };
-        let begin = self.next_sequence();
-        let mut bytes = Vec::with_capacity(ops.len() * 128 + 64);
-        batch_edge(NFNL_MSG_BATCH_BEGIN, subsystem, generation).seal(begin, 0, &mut bytes);
-        let first = self.sequence;
-        for (index, op) in ops.iter().enumerate() {
-            let ack = if index + 1 == ops.len() { libc::NLM_F_ACK as u16 } else { 0 };
-            op.message.seal(self.next_sequence(), ack, &mut bytes);
-        }
-        let last = self.sequence.wrapping_sub(1);
-        let end = self.next_sequence();
-        batch_edge(NFNL_MSG_BATCH_END, subsystem, None).seal(end, 0, &mut bytes);
-        self.ensure_send_buffer(bytes.len());
-        self.send(&bytes, &last_op.doing)?;
-
-        let mut failure: Option<Error> = None;
-        let mut finished = false;
-        while !finished {
-            self.receive(&last_op.doing, |of, kind, flags, payload| {
-                if kind != NLMSG_ERROR {
-                    return true;
-                }
-                let answer = read_answer(payload, flags);
-                let index = of.wrapping_sub(first) as usize;
-                if of == begin || of == end {
-                    finished |= answer.errno != 0;
-                    let whole = Op::new("commit an nf_tables batch", Message::new(0, 0, &[]));
-                    failure = failure.take().or(whole.judge(answer).err());
-                } else if let Some(op) = ops.get(index) {
-                    failure = failure.take().or(op.judge(answer).err());
-                    finished |= of == last;
-                }
-                true
-            })?;
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
     /// Takes a port number. Only then is the socket told what others announce: the kernel keeps its own announcements
     /// from port 0, which is every socket that never sent anything.
     pub(crate) fn bind(&self) -> Result<()> {
@@ -387,24 +259,13 @@ impl Socket {
         self.writes
     }
 
-    fn next_sequence(&mut self) -> u32 {
+    pub(super) fn next_sequence(&mut self) -> u32 {
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
         sequence
     }
 
-    fn ensure_send_buffer(&self, bytes: usize) {
-        const DEFAULT: usize = 128 * 1024;
-        if bytes > DEFAULT {
-            let size = i32::try_from(bytes.saturating_mul(2)).unwrap_or(i32::MAX);
-            // Without CAP_NET_ADMIN in the initial user namespace the forced form fails; the plain one is capped.
-            if set_option(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
-                let _ = set_option(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, size);
-            }
-        }
-    }
-
-    fn send(&mut self, bytes: &[u8], doing: &str) -> Result<()> {
+    pub(super) fn send(&mut self, bytes: &[u8], doing: &str) -> Result<()> {
         self.writes += 1;
         // SAFETY: the pointer and length describe `bytes`, which outlives the call.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
@@ -415,7 +276,11 @@ impl Socket {
     }
 
     /// Reads one datagram and shows each of its messages as (sequence, type, flags, payload).
-    fn receive(&mut self, doing: &str, mut visit: impl FnMut(u32, u16, u16, &[u8]) -> bool) -> Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        doing: &str,
+        mut visit: impl FnMut(u32, u16, u16, &[u8]) -> bool,
+    ) -> Result<()> {
         let length = loop {
             // SAFETY: the pointer and length describe `buffer`, which outlives the call.
             let n = unsafe {
@@ -472,90 +337,10 @@ impl Drop for Socket {
     }
 }
 
-struct Header {
-    length: usize,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-}
-
-fn split_message(bytes: &[u8]) -> Option<(Header, &[u8])> {
-    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-    let length = usize::try_from(word(0)?).ok()?;
-    let body = bytes.get(HEADER..length)?;
-    Some((Header { length, kind: half(4)?, flags: half(6)?, sequence: word(8)? }, body))
-}
-
-/// An NLMSG_ERROR or NLMSG_DONE payload: errno, then for errors the request's header (and body unless capped), then
-/// attributes. An empty NLMSG_DONE is success; a crooked payload is EBADMSG.
-fn read_answer(payload: &[u8], flags: u16) -> Answer {
-    let Some(number) = payload.get(..4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes) else {
-        let errno = if payload.is_empty() { 0 } else { libc::EBADMSG };
-        return Answer { errno, hint: String::new() };
-    };
-    let mut hint = String::new();
-    if flags & NLM_F_ACK_TLVS != 0 {
-        let skip = if flags & NLM_F_CAPPED != 0 {
-            HEADER
-        } else {
-            payload.get(4..).and_then(split_message).map_or(HEADER, |(header, _)| header.length)
-        };
-        if let Some(text) = payload.get(4 + skip..).and_then(|rest| attrs(rest).find_attr(NLMSGERR_ATTR_MSG))
-        {
-            hint = super::attr::text(text);
-        }
-    }
-    Answer { errno: number.saturating_neg(), hint }
-}
-
-fn batch_edge(kind: u16, subsystem: u16, generation: Option<u32>) -> Message {
-    let [high, low] = subsystem.to_be_bytes();
-    let mut message = Message::new(kind, 0, &[0, 0, high, low]);
-    if let Some(generation) = generation {
-        message.u32_be(NFNL_BATCH_GENID, generation);
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn answer_bytes(errno: i32, hint: &str) -> Vec<u8> {
-        let mut bytes = (-errno).to_ne_bytes().to_vec();
-        bytes.extend_from_slice(&[0; HEADER]);
-        let mut tail = Message::new(0, 0, &[]);
-        tail.text(NLMSGERR_ATTR_MSG, hint);
-        bytes.extend_from_slice(&tail.bytes[HEADER..]);
-        bytes
-    }
-
-    #[test]
-    fn a_capped_acknowledgement_gives_errno_and_the_kernels_hint() {
-        let answer =
-            read_answer(&answer_bytes(libc::EINVAL, "Unknown device type"), NLM_F_CAPPED | NLM_F_ACK_TLVS);
-        assert_eq!((answer.errno, answer.hint.as_str()), (libc::EINVAL, "Unknown device type"));
-    }
-
-    #[test]
-    fn presence_and_absence_are_success_only_where_they_are_wished() {
-        type Row = (fn(Op) -> Op, i32, bool);
-        let rows: [Row; 6] = [
-            (|op| op, 0, true),
-            (|op| op, libc::EEXIST, false),
-            (Op::or_present, libc::EEXIST, true),
-            (Op::or_present, libc::ENOENT, false),
-            (Op::or_absent, libc::ENODEV, true),
-            (Op::or_absent, libc::EBUSY, false),
-        ];
-        for (index, (make, errno, fine)) in rows.into_iter().enumerate() {
-            let op = make(Op::new("try", Message::new(16, 0, &[])));
-            assert_eq!(op.judge(Answer { errno, hint: String::new() }).is_ok(), fine, "row {index}");
-        }
-    }
+    use crate::netlink::Message;
 
     #[test]
     fn a_refusal_says_what_was_tried() {
@@ -587,17 +372,6 @@ mod tests {
         assert_eq!(results.len(), 150);
         for (i, result) in results.iter().enumerate() {
             assert_eq!(result.is_ok(), i % 2 == 0, "row {i}: {result:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_answer_is_read_without_panic(
-            bytes in proptest::collection::vec(any::<u8>(), 0..256),
-            flags in any::<u16>(),
-        ) {
-            let _ = read_answer(&bytes, flags);
-            let _ = split_message(&bytes);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::object::{Chain, ChainKind, Element, End, Family, Hook, MapData, Policy, Set, Table};
 use super::rule::Rule;
 use super::value::describe;
-use super::{expr, wire};
+use super::{encode, wire};
 use crate::Result;
 use crate::netlink::{Message, Op, Socket};
 
@@ -261,21 +261,21 @@ pub(super) fn element_request(kind: u16, flags: i32, table: &Table<'_>, set: &st
 /// One element as a list element; an interval of single values as two, its begin and its end.
 pub(super) fn write_element(m: &mut Message, element: &Element, whole: bool) {
     m.nested(wire::LIST_ELEM, |m| {
-        m.nested(wire::ELEM_KEY, |m| expr::value(m, &element.key));
+        m.nested(wire::ELEM_KEY, |m| encode::value(m, &element.key));
         if let End::Last(last) = &element.end {
-            m.nested(wire::ELEM_KEY_END, |m| expr::value(m, last));
+            m.nested(wire::ELEM_KEY_END, |m| encode::value(m, last));
         }
         if !whole {
             return;
         }
         if let Some(data) = &element.data {
-            m.nested(wire::ELEM_DATA, |m| expr::data(m, data));
+            m.nested(wire::ELEM_DATA, |m| encode::data(m, data));
         }
         userdata(m, wire::ELEM_USERDATA, wire::UDATA_COMMENT, &element.comment);
     });
     if let End::Before(next) = &element.end {
         m.nested(wire::LIST_ELEM, |m| {
-            m.nested(wire::ELEM_KEY, |m| expr::value(m, next));
+            m.nested(wire::ELEM_KEY, |m| encode::value(m, next));
             m.u32_be(wire::ELEM_FLAGS, wire::ELEM_INTERVAL_END);
         });
     }

@@ -27,6 +27,7 @@
 mod batch;
 mod converge;
 pub mod dialect;
+mod encode;
 mod expr;
 mod object;
 mod observe;

@@ -10,8 +10,10 @@
 pub mod conditions;
 pub mod config;
 mod iptables;
+mod layout;
 mod nftables;
 mod reference;
+mod removal;
 mod sources;
 mod waiting;
 
@@ -61,7 +63,7 @@ impl Plugin for Portmap {
         let container_id = call.attachment.container_id.as_str();
         let has_nftables = nft::is_supported(&mut host).map_err(failed)?;
         let ours = match has_nftables {
-            true => nftables::remove(&mut host, &owner, &config, pods).map_err(failed),
+            true => removal::remove(&mut host, &owner, &config, pods).map_err(failed),
             false => Ok(Vec::new()),
         };
         let (released, ours) = ours.map_or_else(|e| (Vec::new(), Err(e)), |released| (released, Ok(())));
@@ -94,7 +96,7 @@ impl Plugin for Portmap {
         let Some(valid) = &call.valid else { return Ok(()) };
         let mut host = open_host()?;
         let ours = match nft::is_supported(&mut host).map_err(failed)? {
-            true => nftables::gc(&mut host, &Keep::new(&call.conf.name, valid)).map_err(failed),
+            true => removal::gc(&mut host, &Keep::new(&call.conf.name, valid)).map_err(failed),
             false => Ok(Vec::new()),
         };
         let ours = ours.and_then(|released| forget_flows(&mut host, Vec::new(), Vec::new(), &released));
@@ -191,7 +193,7 @@ fn forget_flows(
     host: &mut Socket,
     ports: Vec<u16>,
     pods: Vec<IpAddr>,
-    released: &[nftables::Released],
+    released: &[removal::Released],
 ) -> Result<()> {
     let released_ports = released.iter().filter(|r| is_lasting(r.protocol)).map(|r| r.port);
     let Some(mut filter) = flows_to(ports.into_iter().chain(released_ports)) else { return Ok(()) };

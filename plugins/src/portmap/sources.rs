@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use kernel::nft::{Batch, Element, Family, Field, Rule, RuleInfo, Set, Type, Value};
 
 use super::config::{Config, Mapping};
-use super::nftables::{POSTROUTING, ip_type, table_of};
+use super::layout::{POSTROUTING, ip_type, table_of};
 
 /// What the sets' names begin with.
 pub(super) const MASQUERADE: &str = "masquerade-";
