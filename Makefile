@@ -7,7 +7,7 @@ STATIC   = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 BUILT    = target/$(HOST)/release
 PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 
-.PHONY: help demo test bench bench-throughput build build-arm64 image install lint fuzz manifests
+.PHONY: help demo test bench bench-throughput build build-arm64 image docs install lint fuzz manifests
 
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes; Services'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
 	@echo 'make image    target/image/*.tar: OCI images of it all, without and with iptables'
+	@echo 'make docs       the lists of options in docs/configuration.md, from the code'
 	@echo 'make manifests  conf/rendered, of the rest of conf/'
 	@echo 'make install  the plug-ins into $$(CNI_BIN), bowline and bowlined into $$(BIN)'
 	@echo 'make fuzz     every fuzz target for a minute'
@@ -63,6 +64,10 @@ bench-throughput:
 image: build
 	scripts/image target/image/bowline.tar
 	scripts/image --iptables target/image/bowline-iptables.tar
+
+# The lists of options in docs/configuration.md.
+docs:
+	UPDATE_GOLDEN=1 cargo test --locked -p bowline-tests --test configuration
 
 # conf/rendered is what kustomize makes of conf/overlays and conf/cleanup.
 manifests:
