@@ -155,9 +155,19 @@ fn life(mode: &str, shown: &str) {
     let metrics = |path: &str| http(&stage.node, "127.0.0.1:10249".parse().expect("an address"), path);
     assert_eq!(metrics("/proxyMode"), Some((200, shown.to_owned())));
     assert_eq!(metrics("/healthz"), Some((200, "ok".to_owned())));
+    let own = http(&stage.node, "127.0.0.1:10256".parse().expect("an address"), "/healthz");
+    assert!(
+        own.is_some_and(|(code, body)| code == 200 && body.contains("lastUpdated")),
+        "on the node itself"
+    );
+    for (key, seconds) in [("established", "86400"), ("close_wait", "3600")] {
+        let file = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{key}");
+        assert_eq!(stage.node.read(file).trim(), seconds, "{key}");
+    }
     let (_, text) = metrics("/metrics").expect("answered");
     assert!(text.contains("kubeproxy_sync_proxy_rules_duration_seconds_count"), "{text}");
     assert!(text.ends_with("# EOF\n"), "an exposition has an end");
+    until("the kernel's own counts", || counts(&metrics("/metrics")?.1, shown).then_some(()));
     let (_, configz) = metrics("/configz").expect("answered");
     let configz: Value = serde_json::from_str(&configz).expect("JSON");
     assert_eq!(configz["kubeproxy.config.k8s.io"]["clusterCIDR"], json!("10.244.0.0/16"));
@@ -185,6 +195,29 @@ fn life(mode: &str, shown: &str) {
     assert_eq!(cleanup.exit_code("to clean up"), 0, "{}", cleanup.log());
     assert_eq!(stage.rules(), Vec::<String>::new());
     assert_eq!(stage.localnet(), "0", "nothing guards loopback any more");
+}
+
+/// Whether metrics that only mode iptables has are there, and say what is so; or are not there in another mode.
+fn counts(metrics: &str, mode: &str) -> bool {
+    let value = |name: &str, labels: &str| {
+        let is_it = |line: &&str| line.starts_with(&format!("kubeproxy_{name}{{")) && line.contains(labels);
+        metrics.lines().find(is_it).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    let rules = ["nat", "filter"].map(|table| {
+        value("sync_proxy_rules_iptables_total", &format!("table=\"{table}\",ip_family=\"IPv4\""))
+    });
+    let last = value("sync_proxy_rules_iptables_last", "table=\"nat\",ip_family=\"IPv4\"");
+    let packets = |name: &str| {
+        let line = format!("kubeproxy_iptables_{name}_packets_total ");
+        metrics.lines().any(|it| it.starts_with(&line))
+    };
+    let has_packets = packets("ct_state_invalid_dropped") && packets("localhost_nodeports_accepted");
+    match mode {
+        "iptables" => {
+            rules.iter().all(|rules| rules.is_some_and(|it| it > 5.0)) && last.is_some() && has_packets
+        }
+        _ => rules == [None, None] && last.is_none() && !has_packets,
+    }
 }
 
 #[test]

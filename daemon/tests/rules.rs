@@ -223,6 +223,29 @@ fn our_rules_of_iptables_come_first_and_iptables_can_read_them() {
     assert_eq!(sh(&node, "iptables-save | grep -c bowlined:").trim(), "3");
 }
 
+/// What a Service proxy rejects or drops is not accepted before it has been asked, whoever came first.
+#[test]
+fn our_rules_of_iptables_come_behind_those_of_services() {
+    for program in ["iptables", "iptables-legacy"] {
+        let node = node();
+        let jumps = |node: &Space| {
+            let saved = sh(node, &format!("{program}-save"));
+            let rules = saved.lines().filter(|line| line.starts_with("-A FORWARD"));
+            rules.map(|rule| rule.rsplit(' ').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let kube = "KUBE-SERVICES";
+        sh(&node, &format!("{program} -N {kube}; {program} -P FORWARD DROP; {program} -A FORWARD -j ACCEPT"));
+        forwards(&node, &PODS);
+        assert_eq!(jumps(&node), ["BOWLINE-FORWARD", "ACCEPT"], "{program}");
+        sh(&node, &format!("{program} -I FORWARD -j {kube}"));
+        assert!(forwards(&node, &PODS).changes.is_empty(), "{program}: it is behind already");
+        sh(&node, &format!("{program} -D FORWARD -j {kube}; {program} -I FORWARD 2 -j {kube}"));
+        forwards(&node, &PODS);
+        assert_eq!(jumps(&node), [kube, "BOWLINE-FORWARD", "ACCEPT"], "{program}");
+        assert!(forwards(&node, &PODS).changes.is_empty(), "{program}: twice is a no-op");
+    }
+}
+
 #[test]
 fn forwarding_is_switched_on_and_router_advertisements_keep_counting() {
     let node = node();

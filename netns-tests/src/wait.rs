@@ -12,6 +12,7 @@ pub fn patience() -> Duration {
 ///
 /// # Panics
 /// When the deadline passes, naming `what`.
+#[track_caller]
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience();
     loop {
@@ -28,6 +29,7 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 ///
 /// # Panics
 /// When the deadline passes, with what is still missing.
+#[track_caller]
 pub fn until_nothing(what: &str, mut missing: impl FnMut() -> String) {
     let deadline = Instant::now() + patience();
     loop {

@@ -82,6 +82,12 @@ pub trait Dataplane: fmt::Debug + Send {
         Ok(false)
     }
 
+    /// How many rules there are in which table, and how many the last sync has written, where the dataplane's work is
+    /// counted in rules.
+    fn rule_counts(&self) -> Vec<RuleCount> {
+        Vec::new()
+    }
+
     /// Removes everything that this kind of dataplane has ever made for this family here, by whatever process.
     ///
     /// # Errors
@@ -92,7 +98,8 @@ pub trait Dataplane: fmt::Debug + Send {
 /// What a sync did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
-    /// Elements, rules or servers added, deleted or replaced.
+    /// Elements, rules or servers added, deleted or replaced. Of chains whose rules never differ only those are counted that
+    /// somebody else has changed.
     pub elements: usize,
     /// Netlink requests or lines sent; 0 when nothing was.
     pub requests: usize,
@@ -102,6 +109,17 @@ pub struct Report {
     pub committing: Duration,
     /// How long the sync took in all.
     pub took: Duration,
+}
+
+/// Rules of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleCount {
+    /// The table.
+    pub table: &'static str,
+    /// Rules of Services in it.
+    pub total: usize,
+    /// Rules that the last sync has written.
+    pub last: usize,
 }
 
 /// A frontend as the kernel has it.

@@ -19,7 +19,7 @@ mod options;
 pub mod plan;
 pub mod state;
 
-pub use dataplane::{Dataplane, Mode, Report, Served};
+pub use dataplane::{Dataplane, Mode, Report, RuleCount, Served};
 pub use engine::{Change, Changes};
 pub use kernel::dual::{DualStack, Family};
 pub use options::{IptablesOptions, IpvsOptions, Options};

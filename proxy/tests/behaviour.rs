@@ -114,8 +114,25 @@ fn a_restarted_proxy_still_knows_its_clients() {
     }
 }
 
+/// Any endpoint may be next then, not that of before alone.
 #[test]
 fn a_client_is_forgotten_when_its_time_is_over() {
+    std::thread::scope(|scope| {
+        for backend in Backend::ALL {
+            scope.spawn(move || {
+                let stage = Stage::by(backend, Family::V4, "", Some(Duration::from_secs(1)));
+                let first = stage.ask("pod", "cluster-ip");
+                wait::until("another endpoint after a pause", || {
+                    let asked = std::time::Instant::now();
+                    wait::until("the client's time to be over", || {
+                        (asked.elapsed() > Duration::from_millis(1100)).then_some(())
+                    });
+                    let differs = stage.ask("pod", "cluster-ip") != first;
+                    differs.then_some(())
+                });
+            });
+        }
+    });
     let stage = Stage::new(Family::V4, "", Some(Duration::from_secs(1)));
     let first = stage.ask("pod", "cluster-ip");
     assert_eq!(stage.ask("pod", "cluster-ip"), first);

@@ -324,6 +324,51 @@ fn many_services_at_once_are_a_chain_rewritten() {
     }
 }
 
+/// As with kube-proxy: a large cluster's rules about single endpoints are bare, and those of frontends are not.
+#[test]
+fn more_than_a_thousand_endpoints_have_no_comments() {
+    let mut stage = Stage::synced(VARIANTS[0]);
+    let counts = |stage: &Stage| stage.dataplane.rule_counts();
+    let (saved, before) = (stage.save(), counts(&stage));
+    assert!(saved.contains(" -> 10."), "{saved}");
+    let of_table =
+        |table: &str| saved.split('*').find(|part| part.starts_with(table)).unwrap_or_default().to_owned();
+    for count in &before {
+        let rules = of_table(count.table).lines().filter(|line| line.starts_with("-A ")).count();
+        assert_eq!(count.total, rules, "rules of table {}", count.table);
+        assert_eq!(count.last, rules, "all of them were written");
+    }
+    let names: BTreeSet<ServiceName> = (0..4).map(|n| ServiceName::new("many", &format!("s{n}"))).collect();
+    for (n, name) in names.iter().enumerate() {
+        let sketch = Sketch::new("many", &name.name, &format!("10.96.1.{n}"));
+        let ips: Vec<String> = (0..251).map(|at| format!("10.250.{n}.{at}")).collect();
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        sketch.port("http", Protocol::Tcp, (80, 0), 8080).endpoints(&ips).enter(&mut stage.snapshot);
+    }
+    stage.plan.update(&stage.snapshot, &names);
+    stage.dataplane.cleanup().expect("a cleanup");
+    stage.dataplane.sync(&stage.plan, None).expect("a sync");
+    let saved = stage.save();
+    assert!(!saved.contains(" -> "), "no endpoint is named in a comment");
+    assert!(saved.contains("\"many/s3:http cluster IP\""), "frontends are");
+    // A Service that goes takes its rules out of the count.
+    let nat = |stage: &Stage| {
+        counts(stage).into_iter().find(|count| count.table == "nat").map_or(0, |nat| nat.total)
+    };
+    let all = nat(&stage);
+    let gone = ServiceName::new("many", "s3");
+    stage.snapshot.remove_service(&gone);
+    let touched = stage.plan.update(&stage.snapshot, &BTreeSet::from([gone]));
+    stage.dataplane.sync(&stage.plan, Some(&touched)).expect("a sync");
+    assert_eq!(
+        nat(&stage),
+        all - 251 * 3 - 2,
+        "a choice, a mark and a translation for each, a mark and the frontend"
+    );
+    let written = counts(&stage).into_iter().map(|count| count.last).collect::<Vec<_>>();
+    assert_eq!(written, [0, 0]);
+}
+
 #[test]
 fn health_check_node_ports_follow_their_service() {
     for which in VARIANTS {

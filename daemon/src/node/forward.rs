@@ -3,7 +3,8 @@
 //! nf_tables asks every chain on the forward hook, and one drop is enough: an accept in a table of ours would not do.
 //! So the pod CIDRs of this node are accepted in each chain that may drop, first of all its rules:
 //!
-//! * **iptables** (nf_tables' or legacy): a chain `BOWLINE-FORWARD` and a jump to it at the top of FORWARD;
+//! * **iptables** (nf_tables' or legacy): a chain `BOWLINE-FORWARD` and a jump to it at the top of FORWARD, but behind
+//!   the jumps of a Service proxy, which says what is rejected and dropped before anybody accepts;
 //! * **any other table**, firewalld's included: two rules for each pod CIDR, marked by their comment.
 //!
 //! A chain without drops (policy accept, only counting) is let be. Firewalls that are reloaded take our rules with
@@ -28,6 +29,8 @@ const FORWARD: &str = "FORWARD";
 /// How the comment of each rule of ours begins.
 const OWNER: &str = "bowlined: ";
 const WHY: &str = "bowlined: pods of this node";
+/// How the chains of a Service proxy begin, ours or kube-proxy's.
+const OF_SERVICES: &str = "KUBE-";
 
 /// Accepts `pods`, the pod CIDRs of this node, wherever forwarded packets may be dropped. Each chain is for itself: one
 /// that can't be changed is a problem, the others are done all the same. With no pods, what is ours goes.
@@ -115,16 +118,12 @@ fn plan_iptables(socket: &mut Socket, table: &Table<'_>, pods: &[IpNetwork]) -> 
     let exists = nft::chain_exists(socket, table, OURS)?;
     let forward = dialect::forward_chain(socket, table, FORWARD)?;
     let may_drop = forward.map(|chain| chain.may_drop(socket)).transpose()?.unwrap_or(false);
-    let jumps: Vec<u64> = match exists {
-        true => dialect::read_rules(socket, table, FORWARD)?
-            .iter()
-            .filter(|rule| rule.jumps_to(OURS))
-            .map(|rule| rule.handle)
-            .collect(),
-        false => Vec::new(),
-    };
+    let rules = dialect::read_rules(socket, table, FORWARD)?;
+    let last = rules.iter().rposition(|rule| rule.target().is_some_and(|name| name.starts_with(OF_SERVICES)));
+    let ours = rules.iter().enumerate().filter(|(_, rule)| rule.jumps_to(OURS));
+    let jumps: Vec<(usize, u64)> = ours.map(|(at, rule)| (at, rule.handle)).collect();
     if pods.is_empty() {
-        for handle in jumps {
+        for (_, handle) in jumps {
             batch.delete_rule(table, FORWARD, handle);
         }
         if exists {
@@ -156,8 +155,16 @@ fn plan_iptables(socket: &mut Socket, table: &Table<'_>, pods: &[IpNetwork]) -> 
             batch.add_rule(table, OURS, rule);
         }
     }
-    if jumps.is_empty() {
-        batch.insert_rule(table, FORWARD, &dialect::jump(OURS, WHY));
+    let is_placed = jumps.iter().any(|(at, _)| last.is_none_or(|last| *at > last));
+    if !is_placed {
+        let jump = dialect::jump(OURS, WHY);
+        match last {
+            Some(last) => batch.add_rule_behind(table, FORWARD, rules[last].handle, &jump),
+            None => batch.insert_rule(table, FORWARD, &jump),
+        };
+        for (_, handle) in jumps {
+            batch.delete_rule(table, FORWARD, handle);
+        }
     }
     Ok(batch)
 }
@@ -210,8 +217,16 @@ fn plan_legacy(observed: &Ruleset, pods: &[IpNetwork]) -> Script {
             script.append(OURS, rule);
         });
     }
-    if jumps.is_empty() {
-        script.insert(FORWARD, &format!("-m comment --comment {} -j {OURS}", iptables::quoted(WHY)));
+    let target = |rule: &String| iptables::target_of(rule).unwrap_or_default();
+    let targets: Vec<String> = observed.rules(FORWARD).iter().map(target).collect();
+    let behind = targets.iter().rposition(|name| name.starts_with(OF_SERVICES));
+    let nth = behind.map_or(0, |at| at + 1);
+    if !targets.iter().skip(nth).any(|name| name == OURS) {
+        let jump = format!("-m comment --comment {} -j {OURS}", iptables::quoted(WHY));
+        script.insert_as(FORWARD, nth + 1, &jump);
+        jumps.iter().for_each(|rule| {
+            script.delete(FORWARD, rule);
+        });
     }
     script
 }

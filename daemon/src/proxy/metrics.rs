@@ -1,16 +1,20 @@
 //! Metrics of the proxy: kube-proxy's names, so that dashboards and alerts go on, and our own beside them.
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use kernel::netlink::{Protocol, Socket};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 use proxy::engine::Synced;
-use proxy::{Family, Mode};
+use proxy::iptables::Counters;
+use proxy::{Family, Mode, RuleCount};
 
 use super::census::Census;
 
@@ -28,6 +32,12 @@ struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ModeOf {
     mode: &'static str,
+    ip_family: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableOf {
+    table: &'static str,
     ip_family: &'static str,
 }
 
@@ -67,6 +77,8 @@ pub struct Metrics {
     healthz: Labelled<Code, Counter>,
     livez: Labelled<Code, Counter>,
     restore_failures: Labelled<Of, Counter>,
+    rules: Labelled<TableOf, Gauge>,
+    rules_written: Labelled<TableOf, Gauge>,
     partial_restore_failures: Labelled<Of, Counter>,
     nftables_failures: Labelled<Of, Counter>,
     nftables_cleanup_failures: Labelled<Of, Counter>,
@@ -124,6 +136,8 @@ impl Metrics {
             healthz: Labelled::default(),
             livez: Labelled::default(),
             restore_failures: Labelled::default(),
+            rules: Labelled::default(),
+            rules_written: Labelled::default(),
             partial_restore_failures: Labelled::default(),
             nftables_failures: Labelled::default(),
             nftables_cleanup_failures: Labelled::default(),
@@ -186,6 +200,10 @@ impl Metrics {
             let help = "Syncs of changes that the kernel refused";
             let failures = &self.partial_restore_failures;
             add(kube, "sync_proxy_rules_iptables_partial_restore_failures", help, failures);
+            add(kube, "sync_proxy_rules_iptables_total", "Rules of Services in a table", &self.rules);
+            let help = "Rules that the last sync has written to a table";
+            add(kube, "sync_proxy_rules_iptables_last", help, &self.rules_written);
+            kube.register_collector(Box::new(KernelCounters::default()));
         }
     }
 
@@ -245,6 +263,15 @@ impl Metrics {
         self.nftables_cleanup_failures.get_or_create(&of).inc_by(failed as u64);
     }
 
+    /// A family's iptables rules as the last sync has left them.
+    pub fn count_rules(&self, family: Family, counts: &[RuleCount]) {
+        for count in counts {
+            let of = TableOf { table: count.table, ip_family: name(family) };
+            self.rules.get_or_create(&of).set(signed(count.total));
+            self.rules_written.get_or_create(&of).set(signed(count.last));
+        }
+    }
+
     /// A sync has failed.
     pub fn failed(&self, family: Family, is_partial: bool) {
         let of = of(family);
@@ -295,6 +322,44 @@ impl Metrics {
             let _ = prometheus_client::encoding::text::encode_registry(&mut text, registry);
         }
         text
+    }
+}
+
+/// What the kernel counts for the iptables chains of both families, read whenever somebody asks.
+#[derive(Debug, Default)]
+struct KernelCounters(Mutex<Option<Socket>>);
+
+impl KernelCounters {
+    fn read(&self) -> Option<Counters> {
+        let mut socket = self.0.lock().ok()?;
+        if socket.is_none() {
+            *socket = Socket::open(Protocol::Netfilter).ok();
+        }
+        Counters::read(socket.as_mut()?).ok()
+    }
+}
+
+impl Collector for KernelCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let counters = self.read().unwrap_or_default();
+        let all = [
+            (
+                "iptables_ct_state_invalid_dropped_packets",
+                "Packets dropped because they belong to no connection",
+                counters.invalid_dropped,
+            ),
+            (
+                "iptables_localhost_nodeports_accepted_packets",
+                "Connections to node ports on loopback",
+                counters.localhost_accepted,
+            ),
+        ];
+        for (name, help, packets) in all {
+            let counter = ConstCounter::new(packets.unwrap_or_default());
+            let encoder = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(encoder)?;
+        }
+        Ok(())
     }
 }
 

@@ -22,6 +22,8 @@ use crate::log::chain_of;
 const RETRY: Duration = Duration::from_secs(1);
 /// How many times its own duration passes between two audits: looking costs no more than a hundredth of a processor.
 const LEISURE: u32 = 100;
+/// The same where somebody else is known to have changed what is ours: whoever does it all the time costs a tenth.
+const HASTE: u32 = 10;
 /// How long this node's own Node is waited for: without it NodePorts answer on every address.
 const NODE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,8 @@ pub(super) struct Clock {
     syncs: u64,
     /// When everything was last compared, and how long that took.
     audited: Option<(Instant, Duration)>,
+    /// Whether somebody else has changed something of ours since.
+    is_warned: bool,
     /// When it was last asked whether the rules are still there at all.
     asked: Option<Instant>,
     census: Census,
@@ -87,7 +91,11 @@ impl Clock {
 
     /// When everything is due to be compared.
     fn audit_due(&self, config: &Config) -> Option<Instant> {
-        self.audited.map(|(at, took)| at + config.sync_period.max(took.saturating_mul(LEISURE)))
+        let pause = |took: Duration| match self.is_warned {
+            true => took.saturating_mul(HASTE),
+            false => config.sync_period.max(took.saturating_mul(LEISURE)),
+        };
+        self.audited.map(|(at, took)| at + pause(took))
     }
 }
 
@@ -123,7 +131,7 @@ impl Runner {
             Woken::Ended => return false,
             Woken::Question(question) => self.answer(question),
             Woken::Addresses => self.look_at_addresses(),
-            Woken::Rules => self.clocks.iter_mut().for_each(|(_, clock)| clock.audited = None),
+            Woken::Rules => self.clocks.iter_mut().for_each(|(_, clock)| clock.is_warned = true),
             Woken::Changes | Woken::Time | Woken::Source => {}
         }
         true
@@ -240,6 +248,7 @@ impl Runner {
                 clock.syncs += 1;
                 if synced.report.is_full {
                     clock.audited = Some((Instant::now(), started.elapsed()));
+                    clock.is_warned = false;
                 }
                 self.succeeded(family, &synced, was_first);
             }
@@ -258,6 +267,7 @@ impl Runner {
 
     fn succeeded(&mut self, family: Family, synced: &Synced, was_first: bool) {
         self.metrics.synced(family, synced);
+        self.metrics.count_rules(family, &self.engine.rule_counts(family));
         let now = SystemTime::now();
         for trigger in self.triggers.values() {
             self.metrics.programmed(family, now.duration_since(*trigger).unwrap_or_default());

@@ -91,7 +91,7 @@ fn begin(
     let metrics = Arc::new(Metrics::new(mode));
     let mut runner = Runner::new((config, feeds, engine), metrics, published, asked, route);
     runner.standing = standing;
-    Ok((runner, Watcher::default(), mode))
+    Ok((runner, Watcher::new(mode), mode))
 }
 
 /// What other modes have made, to be removed once ours is in place. What can't be opened has left nothing.
@@ -143,8 +143,7 @@ async fn keep(runner: &mut Runner, watcher: &mut Watcher) -> kernel::Result<()> 
     runner.look_at_addresses();
     loop {
         let has_written = runner.turn();
-        let has_table = runner.engine.families().any(|(_, mode)| mode == Mode::Nftables);
-        if has_written && has_table {
+        if has_written {
             watcher.watch_rules()?;
         }
         let due = runner.next_due();

@@ -5,15 +5,21 @@ use std::time::Instant;
 use kernel::Result;
 use kernel::netlink::monitor::GROUP_NFTABLES;
 use kernel::netlink::{Protocol, Reply, attr};
+use proxy::Mode;
 use tokio::sync::mpsc;
 
 use super::{Feeds, Question, addresses};
 use crate::ear::Ear;
 
-/// NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN, and the attribute that names the table in the other messages.
+/// NFNL_SUBSYS_NFTABLES, some of its messages, and the attribute that names the table in them.
 const NFT_SUBSYSTEM: u16 = 10;
+const NFT_DEL_TABLE: u16 = 2;
+const NFT_DEL_CHAIN: u16 = 5;
+const NFT_DEL_RULE: u16 = 8;
 const NFT_GENERATION: u16 = 15;
 const NFT_TABLE: u16 = 1;
+/// How the chains begin that iptables rules of Services are in or lead to.
+const CHAINS: &[u8] = b"KUBE-";
 
 /// Why the thread has woken.
 #[derive(Debug)]
@@ -35,15 +41,20 @@ pub enum Woken {
 }
 
 /// Everything that is listened to.
-#[derive(Default)]
 pub struct Watcher {
+    mode: Mode,
     /// None until the event loop runs.
     links: Option<Ear>,
-    /// None until there are rules of ours, and in modes without a table of our own.
+    /// None until there are rules of ours.
     rules: Option<Ear>,
 }
 
 impl Watcher {
+    /// Listens to nothing yet.
+    pub fn new(mode: Mode) -> Self {
+        Watcher { mode, links: None, rules: None }
+    }
+
     /// Begins to listen to addresses. Needs an event loop.
     ///
     /// # Errors
@@ -53,7 +64,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Begins to listen to our table, and forgets what we have done to it ourselves.
+    /// Begins to listen to our rules, and forgets what we have done to them ourselves. Of legacy iptables the kernel tells
+    /// nothing.
     ///
     /// # Errors
     /// What the kernel refuses.
@@ -76,14 +88,14 @@ impl Watcher {
         due: Instant,
     ) -> Result<Woken> {
         let inbox = std::sync::Arc::clone(&feeds.inbox);
-        let Watcher { links, rules } = self;
+        let Watcher { mode, links, rules } = self;
         tokio::select! {
             biased;
             question = ask.recv() => Ok(question.map_or(Woken::Ended, Woken::Question)),
             () = inbox.arrived() => Ok(Woken::Changes),
             () = tokio::time::sleep_until(due.into()) => Ok(Woken::Time),
             heard = hear(links, |_| true) => heard.map(|()| Woken::Addresses),
-            heard = hear(rules, is_ours) => heard.map(|()| Woken::Rules),
+            heard = hear(rules, |event| is_ours(*mode, event)) => heard.map(|()| Woken::Rules),
             () = any_source(feeds) => Ok(Woken::Source),
         }
     }
@@ -113,11 +125,22 @@ async fn any_source(feeds: &mut Feeds) {
     futures::future::select_all(changes).await;
 }
 
-fn is_ours(event: &Reply) -> bool {
+/// Whether somebody has changed our table; with iptables, removed a rule or a chain that has to do with Services.
+fn is_ours(mode: Mode, event: &Reply) -> bool {
     let (subsystem, kind) = (event.kind >> 8, event.kind & 0xff);
     if subsystem != NFT_SUBSYSTEM || kind == NFT_GENERATION {
         return false;
     }
     let table = event.payload.get(4..).and_then(|of| attr::attrs(of).find_attr(NFT_TABLE)).map(attr::text);
-    table.as_deref() == Some(proxy::nftables::TABLE)
+    let table = table.as_deref().unwrap_or_default();
+    let of_iptables = || match kind {
+        NFT_DEL_TABLE => matches!(table, "filter" | "nat" | "mangle"),
+        NFT_DEL_CHAIN | NFT_DEL_RULE => event.payload.windows(CHAINS.len()).any(|bytes| bytes == CHAINS),
+        _ => false,
+    };
+    match mode {
+        Mode::Nftables => table == proxy::nftables::TABLE,
+        Mode::Ipvs => table == proxy::ipvs::TABLE,
+        Mode::Iptables => of_iptables(),
+    }
 }

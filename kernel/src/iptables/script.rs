@@ -49,7 +49,12 @@ impl Script {
 
     /// Puts `rule` at the top of `chain`.
     pub fn insert(&mut self, chain: &str, rule: &str) -> &mut Self {
-        self.line(&["-I", chain, "1", rule])
+        self.insert_as(chain, 1, rule)
+    }
+
+    /// Puts `rule` into `chain` as its `nth`, from 1.
+    pub fn insert_as(&mut self, chain: &str, nth: usize, rule: &str) -> &mut Self {
+        self.line(&["-I", chain, &nth.to_string(), rule])
     }
 
     /// Deletes `rule`, which must be in `chain`.

@@ -24,6 +24,15 @@ pub struct Batch {
     sets: u32,
 }
 
+/// Where in its chain a rule comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    First,
+    Last,
+    /// Behind the rule with this handle.
+    Behind(u64),
+}
+
 impl Batch {
     /// An empty batch.
     pub fn new() -> Self {
@@ -133,17 +142,26 @@ impl Batch {
 
     /// Appends a rule.
     pub fn add_rule(&mut self, table: &Table<'_>, chain: &str, rule: &Rule) -> &mut Self {
-        self.rule(table, chain, rule, NLM_F_APPEND)
+        self.rule(table, chain, rule, Place::Last)
+    }
+
+    /// Puts a rule behind the one with this handle.
+    pub fn add_rule_behind(&mut self, table: &Table<'_>, chain: &str, handle: u64, rule: &Rule) -> &mut Self {
+        self.rule(table, chain, rule, Place::Behind(handle))
     }
 
     /// Puts a rule first.
     pub fn insert_rule(&mut self, table: &Table<'_>, chain: &str, rule: &Rule) -> &mut Self {
-        self.rule(table, chain, rule, 0)
+        self.rule(table, chain, rule, Place::First)
     }
 
-    fn rule(&mut self, table: &Table<'_>, chain: &str, rule: &Rule, flags: i32) -> &mut Self {
+    fn rule(&mut self, table: &Table<'_>, chain: &str, rule: &Rule, place: Place) -> &mut Self {
+        let flags = if place == Place::First { 0 } else { NLM_F_APPEND };
         let mut message = request(wire::MSG_NEWRULE, NLM_F_CREATE | flags, table.family);
         message.text(wire::RULE_TABLE, table.name).text(wire::RULE_CHAIN, chain);
+        if let Place::Behind(handle) = place {
+            message.u64_be(wire::RULE_POSITION, handle);
+        }
         message.nested(wire::RULE_EXPRESSIONS, |m| rule.exprs.iter().for_each(|expr| expr.write(m)));
         userdata(&mut message, wire::RULE_USERDATA, wire::UDATA_COMMENT, &rule.comment);
         self.push(format!("add a rule to chain {table} {chain}"), message)

@@ -118,9 +118,17 @@ impl Reading {
         self.verdict == Some(Verdict::Drop) || self.matches.iter().any(rejects)
     }
 
+    /// The chain that it jumps to; none when it does something else.
+    pub fn target(&self) -> Option<&str> {
+        match &self.verdict {
+            Some(Verdict::Jump(target)) => Some(target),
+            _ => None,
+        }
+    }
+
     /// Whether it jumps to `chain`.
     pub fn jumps_to(&self, chain: &str) -> bool {
-        matches!(&self.verdict, Some(Verdict::Jump(target)) if target == chain)
+        self.target() == Some(chain)
     }
 }
 

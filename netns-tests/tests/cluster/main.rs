@@ -1,5 +1,6 @@
 //! What daemons make of single nodes, told as stories with real packets between nodes.
 
+mod acceptance;
 mod api;
 mod churn;
 mod instrument;

@@ -271,14 +271,14 @@ fn a_udp_client_moves_to_a_live_endpoint() {
 }
 
 /// Connections to a ClusterIP, one after the other, as fast as they go.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
     threads: Vec<std::thread::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn start(from: &Space, to: &[SocketAddr]) -> Load {
+    pub fn start(from: &Space, to: &[SocketAddr]) -> Load {
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..4).map(|at| {
             let (from, to, stop, made) =
@@ -293,7 +293,7 @@ impl Load {
     }
 
     /// Waits for that many more.
-    fn goes_on(&self, more: u64) {
+    pub fn goes_on(&self, more: u64) {
         let goal = self.made() + more;
         until(&format!("{more} more connections"), || {
             assert!(!self.threads.iter().any(std::thread::JoinHandle::is_finished), "a connection failed");
@@ -301,7 +301,7 @@ impl Load {
         });
     }
 
-    fn end(self) -> (u64, Vec<String>) {
+    pub fn end(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
         (self.made.load(Ordering::Relaxed), failures)

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::plan::{ServicePlan, Settings};
 use crate::state::{EndpointSlice, Node, Service, ServiceName, Snapshot};
-use crate::{Dataplane, DualStack, Family, Mode, Report};
+use crate::{Dataplane, DualStack, Family, Mode, Report, RuleCount};
 
 pub use change::{Change, Changes, OwnNode, SliceName};
 use member::Member;
@@ -284,6 +284,11 @@ impl Engine {
     pub fn parts(&mut self, family: Family) -> Option<(&mut dyn Dataplane, &ServicePlan)> {
         let member = self.members.of_mut(family).as_mut()?;
         Some((&mut *member.dataplane, member.plan.as_ref()?))
+    }
+
+    /// How many rules a family has in which table, where that is counted.
+    pub fn rule_counts(&self, family: Family) -> Vec<RuleCount> {
+        self.members.of(family).as_ref().map(|member| member.dataplane.rule_counts()).unwrap_or_default()
     }
 
     /// Whether somebody has removed a family's rules wholesale; no when it is not served.

@@ -21,6 +21,41 @@ const MANY: usize = 1000;
 /// Rules by chain, in order, as they are saved.
 type Chains<'a> = HashMap<&'a str, Vec<&'a str>>;
 
+/// How many rules there are in the tables that have some.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    filter: usize,
+    nat: usize,
+}
+
+impl Totals {
+    pub(super) const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
+
+    pub(super) fn of(&self, table: Table) -> usize {
+        if table == Table::Nat { self.nat } else { self.filter }
+    }
+
+    fn place(&mut self, table: Table) -> &mut usize {
+        if table == Table::Nat { &mut self.nat } else { &mut self.filter }
+    }
+
+    fn add(&mut self, table: Table, rules: usize) {
+        *self.place(table) += rules;
+    }
+
+    /// One Service port's rules are others now.
+    pub(super) fn replace(&mut self, old: &Rendered, new: &Rendered) {
+        for (rendered, is_new) in [(new, true), (old, false)] {
+            let of_chains = rendered.chains.iter().map(|(_, rules)| (Table::Nat, rules.len()));
+            let shared = rendered.shared.iter().map(|(chain, _)| (chain.table(), 1));
+            for (table, rules) in of_chains.chain(shared) {
+                let place = self.place(table);
+                *place = if is_new { *place + rules } else { place.saturating_sub(rules) };
+            }
+        }
+    }
+}
+
 /// What `iptables-save` has printed.
 #[derive(Debug, Default)]
 pub(super) struct Observed<'a> {
@@ -76,20 +111,22 @@ pub(super) fn health(plan: &ServicePlan) -> BTreeMap<ServiceName, u16> {
     plan.health.iter().map(|(name, health)| (name.clone(), health.port)).collect()
 }
 
-/// Everything that keeps the kernel from being what `plan` says.
+/// Everything that keeps the kernel from being what `plan` says; and how many rules that is in all.
 pub(super) fn everything(
     plan: &ServicePlan,
     style: &Style,
     features: &Features,
     mut observed: Observed<'_>,
-) -> Script {
+) -> (Script, Totals) {
     let mut script = Script::default();
+    let mut totals = Totals::default();
     let mut shared: BTreeMap<Shared, Vec<String>> = BTreeMap::new();
     let health = health(plan);
     for (name, port) in &plan.ports {
         let Rendered { chains, shared: rules } =
             render::port(style, port, health.get(&name.service).copied());
         for (chain, rules) in chains {
+            totals.add(Table::Nat, rules.len());
             let is_there = observed.take(Table::Nat, &chain).is_some_and(|found| is_same(&found, &rules));
             if !is_there {
                 script.rewrite(Table::Nat, &chain, rules);
@@ -104,10 +141,16 @@ pub(super) fn everything(
         } else {
             Vec::new()
         };
+        totals.add(chain.table(), wanted.len() + last.len());
         let found = observed.chain(chain.table(), chain.chain());
         compare_shared(&mut script, chain, found, (wanted, last));
     }
     compare_skeleton(&mut script, plan, features, &observed);
+    skeleton::chains(&plan.site, features)
+        .iter()
+        .for_each(|(table, _, rules)| totals.add(*table, rules.len()));
+    skeleton::jumps().iter().for_each(|jump| totals.add(jump.table, 1));
+    totals.add(Table::Filter, usize::from(skeleton::guards_localhost(plan.site.family, features)));
     let mut stale: Vec<&str> = observed
         .chains(Table::Nat)
         .map(|(chain, _)| chain)
@@ -115,7 +158,7 @@ pub(super) fn everything(
         .collect();
     stale.sort_unstable();
     stale.into_iter().for_each(|chain| script.remove(Table::Nat, chain));
-    script
+    (script, totals)
 }
 
 fn is_same(found: &[&str], wanted: &[String]) -> bool {

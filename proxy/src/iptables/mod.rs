@@ -24,11 +24,11 @@ use kernel::netns::Netns;
 use kernel::{Result, acct, nft, sysctl};
 
 use crate::Family;
-use crate::dataplane::{Dataplane, Mode, Report, Served};
+use crate::dataplane::{Dataplane, Mode, Report, RuleCount, Served};
 use crate::options::IptablesOptions;
 use crate::plan::{PortPlan, ServicePlan, Site};
 use crate::state::{ServiceName, ServicePortName};
-use compare::{Observed, SharedChanges};
+use compare::{Observed, SharedChanges, Totals};
 use render::{Shared, Style};
 use script::Script;
 use skeleton::Features;
@@ -57,6 +57,9 @@ struct State {
     style: Style,
     ports: BTreeMap<ServicePortName, Arc<PortPlan>>,
     health: BTreeMap<ServiceName, u16>,
+    totals: Totals,
+    /// Rules written by the last sync, in the order of [`Totals::TABLES`].
+    written: [usize; 2],
 }
 
 /// What the kernel counts for the chains of both families. None where it does not count.
@@ -151,12 +154,9 @@ impl Iptables {
                     .unwrap_or_default()
             };
             let new = plan.ports.get(&name);
-            compare::port(
-                &mut script,
-                &mut shared,
-                render(old.as_ref(), &state.health),
-                render(new, &health),
-            );
+            let (before, after) = (render(old.as_ref(), &state.health), render(new, &health));
+            state.totals.replace(&before, &after);
+            compare::port(&mut script, &mut shared, before, after);
             if let Some(new) = new {
                 state.ports.insert(name, Arc::clone(new));
             }
@@ -166,6 +166,7 @@ impl Iptables {
             self.change_shared(&mut script, chain, &changes, (plan, &state.style));
         }
         let report = self.commit(&script, false)?;
+        state.written = Totals::TABLES.map(|table| script.written(table));
         Ok((state, report))
     }
 
@@ -188,24 +189,24 @@ impl Iptables {
         for counter in [skeleton::INVALID_COUNTER, render::LOCALHOST_COUNTER] {
             self.features.counts = self.features.counts && acct::ensure(&mut self.socket, counter).is_ok();
         }
-        let report = {
-            let script = self.compare(plan)?;
-            match self.commit(&script, true) {
-                Ok(report) => report,
-                // A kernel may have the counters and not the match that counts.
-                Err(_) if self.features.counts && !self.is_counting()? => {
-                    self.features.counts = false;
-                    let script = self.compare(plan)?;
-                    self.commit(&script, true)?
-                }
-                Err(error) => return Err(error),
+        let (mut script, mut totals) = self.compare(plan)?;
+        let report = match self.commit(&script, true) {
+            Ok(report) => report,
+            // A kernel may have the counters and not the match that counts.
+            Err(_) if self.features.counts && !self.is_counting()? => {
+                self.features.counts = false;
+                (script, totals) = self.compare(plan)?;
+                self.commit(&script, true)?
             }
+            Err(error) => return Err(error),
         };
         let state = State {
             site: plan.site.clone(),
             style: compare::style(plan, &self.features),
             ports: plan.ports.clone(),
             health: compare::health(plan),
+            totals,
+            written: Totals::TABLES.map(|table| script.written(table)),
         };
         Ok((state, report))
     }
@@ -217,7 +218,7 @@ impl Iptables {
     }
 
     /// What keeps the kernel from being what `plan` says.
-    fn compare(&self, plan: &ServicePlan) -> Result<Script> {
+    fn compare(&self, plan: &ServicePlan) -> Result<(Script, Totals)> {
         let saved = self.inside(|| self.program.save())?;
         let style = compare::style(plan, &self.features);
         Ok(compare::everything(plan, &style, &self.features, Observed::parse(&saved)))
@@ -262,7 +263,7 @@ impl Dataplane for Iptables {
     }
 
     fn drift(&mut self, plan: &ServicePlan) -> Result<Vec<String>> {
-        Ok(self.compare(plan)?.sentences())
+        Ok(self.compare(plan)?.0.sentences())
     }
 
     fn list(&mut self) -> Result<Vec<Served>> {
@@ -286,6 +287,14 @@ impl Dataplane for Iptables {
             }
         }
         Ok(false)
+    }
+
+    fn rule_counts(&self) -> Vec<RuleCount> {
+        let Some(state) = &self.state else { return Vec::new() };
+        let tables = Totals::TABLES.into_iter().zip(state.written);
+        tables
+            .map(|(table, last)| RuleCount { table: table.name(), total: state.totals.of(table), last })
+            .collect()
     }
 
     /// Of both variants. KUBE-FIREWALL stays, because the kubelet has it too, and so does what somebody else's rules lead

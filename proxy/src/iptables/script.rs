@@ -81,6 +81,14 @@ impl Script {
         self.parts.iter().map(of_part).sum()
     }
 
+    /// Rules that are written to a table.
+    pub(super) fn written(&self, table: Table) -> usize {
+        let at = ORDER.iter().position(|other| *other == table).unwrap_or(0);
+        let Part { rewrites, edits, .. } = &self.parts[at];
+        let rewritten: usize = rewrites.iter().map(|rewrite| rewrite.rules.len()).sum();
+        rewritten + edits.iter().filter(|edit| edit.verb != "-D").count()
+    }
+
     /// What it does, one sentence each.
     pub(super) fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();

@@ -9,11 +9,14 @@ use crate::Family;
 use crate::nftables::nft_family;
 use crate::state::Protocol;
 
+/// Name of the table, the same in both families.
+pub const TABLE: &str = "bowline_ipvs";
+
 /// The table of a family, ours alone.
 pub(super) fn table(family: Family) -> Table<'static> {
     Table {
         family: nft_family(family),
-        name: "bowline_ipvs",
+        name: TABLE,
         comment: "Services: what IPVS can't decide. Owned by bowline; changes are undone",
     }
 }

@@ -30,6 +30,7 @@ use crate::plan::ServicePlan;
 use crate::state::ServicePortName;
 use crate::{Family, IpvsOptions};
 use layout::Map;
+pub use layout::TABLE;
 use observe::{Filter, Link};
 pub use rehearse::rehearse;
 use state::State;

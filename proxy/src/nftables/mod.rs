@@ -115,9 +115,9 @@ impl Nftables {
 
     fn sync_everything(&mut self, state: Option<State>, plan: &ServicePlan) -> Result<(State, Report)> {
         let table = layout::table(self.family);
-        let Comparison { state, exists, diff, batch } = self.compare(state, plan, Unused::Goes)?;
+        let Comparison { state, exists, diff, batch, rewritten } = self.compare(state, plan, Unused::Goes)?;
         match self.commit(&batch, &diff, true) {
-            Ok(report) => Ok((state, report)),
+            Ok(report) => Ok((state, Report { elements: report.elements + rewritten, ..report })),
             // A table that does not fit ours, another version's: replaced whole, still in one step.
             Err(_) if exists => {
                 let fresh = Observed::default();
@@ -141,11 +141,12 @@ impl Nftables {
         let diff = Diff::new(std::mem::take(&mut observed.elements), desired);
         let mut batch = Batch::new();
         write_chains(&mut batch, &table, &plan.site, (&state, &observed));
+        let rewritten = batch.sentences().count();
         if unused == Unused::Goes {
             remove_unused(&mut batch, &table, &state, &observed);
         }
         diff.write(&mut batch, &table);
-        Ok(Comparison { state, exists: observed.exists, diff, batch })
+        Ok(Comparison { state, exists: observed.exists, diff, batch, rewritten })
     }
 
     fn commit(&mut self, batch: &Batch, diff: &Diff, is_full: bool) -> Result<Report> {
@@ -212,6 +213,8 @@ struct Comparison {
     exists: bool,
     diff: Diff,
     batch: Batch,
+    /// Changes of chains, rules and ways.
+    rewritten: usize,
 }
 
 /// Writes whatever of sets, chains, rules and ways is not as it should be.

@@ -15,6 +15,7 @@ use proxy::state::Service;
 use proxy::{Dataplane as _, Family, IpvsOptions, ServicePlan, Snapshot};
 
 use super::patient::{Conversation, PORT as PATIENT_PORT, Patient};
+use super::sctp;
 use super::support::backend::Backend;
 use super::support::changes::syncing_changes_is_syncing_everything;
 use super::support::flows::packets_agree;
@@ -143,6 +144,35 @@ stories! {
                     answer(&client).starts_with("remote ").then_some(())
                 });
             }
+        }
+    }
+
+    /// To program it takes nothing of the kernel's SCTP, which many nodes must not load; then real associations.
+    fn sctp_is_served_and_needs_no_module_before() {
+        let (world, row) = (World::new(), Row::with_options(""));
+        let plan = ServicePlan::new(&snapshot(&row), &settings(&row), Family::V4);
+        let backends = [Backend::Nftables, Backend::Ipvs];
+        for backend in backends {
+            let mut dataplane = backend.open(&world.node, Family::V4);
+            dataplane.sync(&plan, None).expect("a sync");
+            let modules = world.node.read("/proc/modules");
+            assert!(!modules.lines().any(|line| line.starts_with("sctp ")), "{backend:?}: {modules}");
+            dataplane.cleanup().expect("a cleanup");
+        }
+        for (space, name, last) in [(&world.local, "local", [10, 1, 0, 6]), (&world.remote, "remote", [10, 2, 0, 6])] {
+            sctp::serve(space, std::net::SocketAddrV4::new(last.into(), TARGET_PORT), name);
+        }
+        for backend in backends {
+            let mut dataplane = backend.open(&world.node, Family::V4);
+            dataplane.sync(&plan, None).expect("a sync");
+            for (sender, frontend) in [("pod", "cluster-ip"), ("node", "cluster-ip"), ("endpoint", "cluster-ip"), ("outside", "node-port")] {
+                let mut seen = BTreeSet::new();
+                wait::until(&format!("{backend:?}: both endpoints by SCTP for {sender}"), || {
+                    seen.insert(sctp::ask(world.space(sender), destination(Family::V4, frontend)));
+                    (seen.len() == 2).then_some(())
+                });
+            }
+            dataplane.cleanup().expect("a cleanup");
         }
     }
 

@@ -6,4 +6,5 @@ mod support;
 
 mod in_kernel;
 mod patient;
+mod sctp;
 mod translation;

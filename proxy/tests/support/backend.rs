@@ -98,6 +98,10 @@ impl Dataplane for Inside {
         self.space.run(|| self.dataplane.is_flushed())
     }
 
+    fn rule_counts(&self) -> Vec<proxy::RuleCount> {
+        self.dataplane.rule_counts()
+    }
+
     fn cleanup(&mut self) -> kernel::Result<()> {
         self.space.run(|| self.dataplane.cleanup())
     }
