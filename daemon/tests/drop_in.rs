@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use daemon::status::Status;
 use lab::apiserver::ApiServer;
-use lab::daemon::http;
+use lab::daemon::{http, program};
 use lab::traffic::{Server, ask_tcp};
 use lab::wait::until;
 use lab::{Daemon, Node};
@@ -171,6 +172,12 @@ fn life(mode: &str, shown: &str) {
     let (_, configz) = metrics("/configz").expect("answered");
     let configz: Value = serde_json::from_str(&configz).expect("JSON");
     assert_eq!(configz["kubeproxy.config.k8s.io"]["clusterCIDR"], json!("10.244.0.0/16"));
+
+    let told = stage.node.sh(&format!("{} status -o json", program("bowline").display()));
+    let told: Status = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((told.node.as_str(), told.mode.as_str(), told.ready), (NAME, "kube-proxy", true), "{told:?}");
+    let services = told.services.expect("it serves Services");
+    assert_eq!((services.mode.as_str(), services.ports, services.is_programmed), (shown, 1, true));
 
     let body: Value = serde_json::from_str(&stage.until_probed(CHECK_PORT, "/", 200)).expect("JSON");
     assert_eq!(body["localEndpoints"], json!(1));
