@@ -167,6 +167,38 @@ fn troubleshooting_md_shows_what_is_really_printed() {
     assert!(ok, "{said}");
 }
 
+#[test]
+fn a_node_that_flannel_has_left_says_so_and_becomes_ready_when_that_is_gone() {
+    let machine = Machine::new();
+    let flannel = "ip link add flannel.1 type vxlan id 1 dev eth0 local 192.0.2.11 dstport 8472 nolearning; ip link set flannel.1 up
+        ip link add cni0 type bridge; ip link set cni0 up; ip addr add 10.244.1.1/24 dev cni0";
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: machine-1}, spec: {podCIDRs: [10.244.1.0/24]},
+        status: {addresses: [{type: InternalIP, address: 192.0.2.11}]}}";
+    let other = node.replace("machine-1", "machine-2").replace("244.1", "244.2").replace("2.11", "2.12");
+    let (said, ok) = machine.shell(&format!(
+        "make install >/dev/null; {flannel}; mkdir -p /etc/bowline/nodes; echo '{node}\n---\n{other}' >/etc/bowline/nodes/all.yaml
+         setsid bowlined --node-name machine-1 --manifests /etc/bowline/nodes >/var/log/bowlined.log 2>&1 </dev/null & echo $! >/run/bowlined.pid"
+    ));
+    assert!(ok, "{said}");
+    let document = read("docs/install.md");
+    let sentence =
+        document.split('`').find(|code| code.contains("is taken by")).expect("install.md says it").to_owned();
+    let status = |wanted: &str| {
+        until_nothing("bowline status", || {
+            let (said, _) = machine.shell("bowline status");
+            if said.contains(wanted) { String::new() } else { format!("{wanted:?} is not in\n{said}") }
+        });
+    };
+    status(&sentence);
+    let moving = document.split("## Moving from flannel").nth(1).expect("a section");
+    let block = &blocks(moving)[1];
+    assert!(block.text.contains("flannel.1"), "{block:?}");
+    let (said, ok) = machine.shell(&block.text.replace("sudo ", ""));
+    assert!(ok, "{said}");
+    status("machine-1, ready");
+    assert!(machine.shell("kill $(cat /run/bowlined.pid)").1);
+}
+
 /// Everything that docs/ tell to type.
 fn every_command() -> Vec<(String, String)> {
     let documents = ["docs/install.md", "docs/troubleshooting.md", "docs/configuration.md"];

@@ -275,7 +275,11 @@ impl Scene<'_> {
             findings
                 .push(Finding::problem(what, format!("{log}; `bowline services` shows what the kernel has")));
         }
-        findings.extend(status.notes.iter().map(|note| Finding::note(note.clone(), "")));
+        // The daemon may note what also keeps it from being ready.
+        let news =
+            status.notes.iter().filter(|note| !findings.iter().any(|it| it.what.ends_with(note.as_str())));
+        let news: Vec<Finding> = news.map(|note| Finding::note(note.clone(), "")).collect();
+        findings.extend(news);
     }
 
     fn unmet(&self, check: &Check, log: &str) -> Finding {

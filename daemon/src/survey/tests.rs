@@ -195,6 +195,18 @@ fn what_is_wrong_is_told_once_where_it_belongs_with_what_to_do() {
 }
 
 #[test]
+fn what_keeps_a_node_from_being_ready_is_not_noted_again() {
+    let mut facts = Facts::well();
+    let status = facts.status("c");
+    status.ready = false;
+    status.checks = vec![Check::unmet("kernel", "VNI 1 is taken")];
+    status.notes = vec!["VNI 1 is taken".into(), "another".into()];
+    let survey = facts.judge();
+    let said: Vec<&str> = survey.nodes[2].findings.iter().map(|it| it.what.as_str()).collect();
+    assert_eq!(said, ["kernel: VNI 1 is taken", "another"]);
+}
+
+#[test]
 fn a_cluster_that_is_well_has_nothing_to_say() {
     let survey = Facts::well().judge();
     let said = survey.nodes.iter().flat_map(|node| &node.findings).chain(&survey.findings);
