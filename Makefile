@@ -12,7 +12,8 @@ PROGRAMS = -p bowline-plugins -p bowline-cli -p bowline-daemon
 help:
 	@echo 'make demo     a node with pods, then clusters of two and three nodes; the host stays untouched'
 	@echo 'make test     set-up, build, lint, every test'
-	@echo 'make bench    ADD and DEL beside the reference plug-ins; rewrites the figures in README.md; a thousand nodes; Services'
+	@echo 'make bench    ADD and DEL beside the reference plug-ins; Services, beside kube-proxy if KUBE_PROXY names it; rewrites'
+	@echo '              the figures in README.md; a thousand nodes'
 	@echo 'make build    target/release/bowline, bowlined and target/cni/<plug-in>, static'
 	@echo 'make image    target/image/*.tar: OCI images of it all, without and with iptables'
 	@echo 'make docs       the lists of options in docs/configuration.md, from the code'
@@ -45,13 +46,15 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 # QUICK=1 for a coarse answer in a minute, ONLY='portmap' for one row, PODS=1000 for one size, ITSELF=1 for our suite
-# beside itself: these leave README.md alone.
+# beside itself: these leave README.md alone. KUBE_PROXY=/path/kube-proxy measures Services beside it too (twenty minutes
+# more), ALL=1 leaves out no row however long it takes.
 bench:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-overlay --bench nodes
 	cargo bench --locked -p bowline-lab --bench crowd
-	cargo bench --locked -p bowline-lab --bench services -- $(if $(QUICK),--quick)
+	cargo bench --locked -p bowline-lab --bench services -- $(if $(QUICK),--quick) $(if $(ALL),--all)
+	$(if $(QUICK),,cargo run --release --locked -p bowline-proxy --example scale -- 1000 4 --backend nftables,ipvs)
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 
 # Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.

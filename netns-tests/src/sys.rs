@@ -302,3 +302,21 @@ fn c_path(path: &Path) -> Result<std::ffi::CString> {
     std::ffi::CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::Invalid { what: format!("{} holds a NUL", path.display()) })
 }
+
+/// Keeps the calling thread on the first of the processors that it may use, so that threads that are compared share what
+/// else runs there.
+pub fn pin_to_one_processor() {
+    // SAFETY: all zeroes are a valid, empty cpu_set_t, and both calls are given its size; a thread always exists to itself.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) != 0 {
+            return;
+        }
+        let most = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+        let Some(first) = (0..most).find(|number| libc::CPU_ISSET(*number, &allowed)) else { return };
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(first, &mut one);
+        // Refused, it is merely less exact.
+        let _ = libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
+    }
+}

@@ -75,7 +75,7 @@ fn main() {
     if quick || only.is_some() || pods.is_some() || suites[1].name != "reference" {
         eprintln!("README.md keeps the figures of the last full run.");
     } else {
-        report::rewrite_readme(&report);
+        lab::readme::rewrite("bench", &report);
     }
     // The namespaces of two thousand pods end with this process.
 }

@@ -1,8 +1,9 @@
 //! Figures to Markdown, and Markdown into README.md.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Duration;
+
+use lab::readme;
 
 use crate::contestant::{CHAIN, Contestant, Course, size_on_disk};
 
@@ -81,7 +82,7 @@ impl Figures {
             samples.clone().min().unwrap_or(0),
             samples.max().unwrap_or(0),
             reference_version(),
-            machine(),
+            readme::machine(),
             took.as_secs_f64()
         );
         text
@@ -152,32 +153,9 @@ pub fn line(course: &str, cells: &[Cell; 2]) -> String {
     format!("  {course:<44} {ours:<40} {theirs}")
 }
 
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let kernel = read("/proc/sys/kernel/osrelease");
-    // The release's number; what follows it names somebody's build.
-    let kernel = kernel.trim().split('-').next().unwrap_or_default().to_owned();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    format!("Linux {kernel}, {cores} cores")
-}
-
 fn reference_version() -> String {
     let asked = std::process::Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${Version}", "containernetworking-plugins"])
         .output();
     asked.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
-}
-
-/// Replaces what stands between the markers of README.md.
-///
-/// # Panics
-/// When the markers are gone.
-pub fn rewrite_readme(report: &str) {
-    const BEGIN: &str = "<!-- bench:begin -->\n";
-    const END: &str = "<!-- bench:end -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = std::fs::read_to_string(&path).expect("README.md is readable");
-    let (head, rest) = readme.split_once(BEGIN).expect("README.md has a bench:begin marker");
-    let (_, tail) = rest.split_once(END).expect("README.md has a bench:end marker");
-    std::fs::write(&path, format!("{head}{BEGIN}\n{report}\n{END}{tail}")).expect("README.md is writable");
 }

@@ -330,7 +330,7 @@ fn begin(state: &State, request: &Request) -> Result<(Position, Vec<String>), (u
         let chosen = state.store.of_kind(kind).filter(|(_, object)| is_selected(request, object));
         first.extend(chosen.map(|(_, object)| event("ADDED", object)));
         if wants_list {
-            first.push(bookmark(position.version, true));
+            first.push(bookmark(kind, position.version, true));
         }
     } else {
         position.version = from.parse().map_err(|_| (400, "no resourceVersion"))?;
@@ -352,7 +352,8 @@ fn stream_events(
     stream.write_all(head(200, JSON, "transfer-encoding: chunked", "").as_bytes())?;
     match misbehaviour {
         Some(Misbehaviour::Half) => {
-            let line = first.first().cloned().unwrap_or_else(|| bookmark(position.version, false));
+            let line =
+                first.first().cloned().unwrap_or_else(|| bookmark(Kind::Node, position.version, false));
             chunk(stream, &line[..line.len() / 2])?;
             return Err(ended());
         }
@@ -397,7 +398,7 @@ fn next_events(shared: &Shared, request: &Request, position: &mut Position) -> (
         position.version = position.version.max(last);
         if store.bookmarks != position.bookmarks {
             position.bookmarks = store.bookmarks;
-            lines.push(bookmark(position.version, false));
+            lines.push(bookmark(kind.unwrap_or(Kind::Node), position.version, false));
         }
         let is_over = Instant::now() >= position.ends;
         let ending = if is_ended { Some(state.ending) } else { is_over.then_some(Ending::Clean) };
@@ -429,10 +430,11 @@ fn event(kind: &str, object: &Value) -> String {
     format!("{}\n", json!({"type": kind, "object": object}))
 }
 
-fn bookmark(version: u64, ends_list: bool) -> String {
+/// Of the kind that is watched, or client-go takes no notice of it.
+fn bookmark(kind: Kind, version: u64, ends_list: bool) -> String {
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if ends_list {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    event("BOOKMARK", &json!({"kind": "Node", "apiVersion": "v1", "metadata": metadata}))
+    event("BOOKMARK", &json!({"kind": kind.words().0, "apiVersion": kind.words().1, "metadata": metadata}))
 }
