@@ -19,12 +19,10 @@ fn lines(file: &str) -> Vec<Line> {
         let [class, what, shown] = line.splitn(3, " | ").collect::<Vec<_>>()[..] else {
             panic!("{file}: `{line}`: class, what, and what shows it")
         };
-        let shown = if shown.starts_with("- ") || shown.starts_with("difference ") {
-            vec![shown.to_owned()]
-        } else {
-            // A row's options have commas too.
-            let names = shown.split(", ").map(str::to_owned);
-            names.collect()
+        let shown = match shown.starts_with("- ") {
+            true => vec![shown.to_owned()],
+            // A row's options have commas too, without a blank behind them.
+            false => shown.split(", ").map(str::to_owned).collect(),
         };
         Line { class: class.to_owned(), what: what.to_owned(), shown }
     };
@@ -98,6 +96,16 @@ fn every_end_to_end_test_has_one_here() {
     let names: BTreeSet<&str> = all.iter().map(|line| line.what.as_str()).collect();
     assert_eq!(names.len(), all.len(), "each is named once");
     assert!(all.iter().filter(|line| line.class == "P").count() > 100, "the list is whole");
+}
+
+/// Machinery, configuration, observability: a test or a difference for each line.
+#[test]
+fn every_line_of_the_machinery_is_shown_or_named_as_a_difference() {
+    all_are_shown("tests/machinery.txt", |_| false);
+    let sections: BTreeSet<String> =
+        lines("tests/machinery.txt").into_iter().map(|line| line.class).collect();
+    let all = ["C.1", "C.2", "C.3", "C.4", "C.5", "C.6", "C.7", "C.8", "D", "E.1", "E.2", "E.3"];
+    assert!(sections.iter().eq(all), "{sections:?}");
 }
 
 #[test]

@@ -204,6 +204,7 @@ impl Cleanup<'_> {
     fn services(&mut self, family: Family, paths: &Paths, kube_proxy: bool) {
         let used = proxy::used_modes(&paths.state);
         let goes = |mode: &Mode| kube_proxy || *mode == Mode::Nftables || used.contains(mode);
+        let goes = |mode: &Mode| goes(mode) && proxy::may_have_left(*mode, family);
         for mode in Mode::ALL.into_iter().filter(goes) {
             // What this kernel can't do has left nothing.
             let Ok(mut dataplane) = open(mode, family, &Options::default()) else { continue };

@@ -52,14 +52,19 @@ impl Ear {
         }
     }
 
-    /// Forgets what has happened so far: who has just looked at everything needs no hint to do so.
-    pub fn forget(&mut self) {
+    /// Forgets what has happened so far: who has just looked at everything needs no hint to do so. Whether any of it was
+    /// `alarming` all the same.
+    pub fn forget(&mut self, alarming: impl Fn(&Reply) -> bool) -> bool {
+        let mut is_alarmed = false;
         // Events that were lost matter to nobody who does not want any; a socket that fails tells so when it is heard.
         for _ in 0..FORGETTING {
-            if self.0.get_mut().0.pending().is_ok_and(|events| events.is_empty()) {
-                return;
+            match self.0.get_mut().0.pending() {
+                Ok(events) if events.is_empty() => break,
+                Ok(events) => is_alarmed |= events.iter().any(&alarming),
+                Err(_) => {}
             }
         }
+        is_alarmed
     }
 }
 

@@ -1,9 +1,10 @@
 //! One daemon on a node: a second one is told so.
 
+use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::lock::{Lock, exclusive_within};
 
@@ -13,6 +14,10 @@ pub const FILE: &str = "bowlined.pid";
 const NAME: &[u8] = b"bowline/bowlined";
 /// The same, of whoever serves Services.
 const PROXY_NAME: &[u8] = b"bowline/services";
+/// How long a former daemon is waited for: the kernel takes a moment to bury one that was killed, or one is about to end.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What makes this the node's only daemon, until dropped.
 #[derive(Debug)]
@@ -28,24 +33,37 @@ pub struct OnlyOne {
 pub fn acquire(run: &Path) -> Result<OnlyOne, String> {
     let path = run.join(FILE);
     std::fs::create_dir_all(run).map_err(|error| format!("make directory {}: {error}", run.display()))?;
-    let lock = exclusive_within(&path, 0o644, Duration::ZERO).map_err(|error| match holder(run) {
+    let lock = exclusive_within(&path, 0o644, PATIENCE).map_err(|error| match holder(run) {
         Some(pid) => {
             format!("bowlined runs on this node already, as process {pid} ({} is locked)", path.display())
         }
         None => crate::log::chain_of(&error),
     })?;
-    let name = SocketAddr::from_abstract_name(NAME)
-        .and_then(|address| UnixDatagram::bind_addr(&address))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another bowlined, with another runDir, serves this network namespace already".to_owned()
-            }
-            _ => format!("look for another bowlined: {error}"),
-        })?;
+    let name = own(NAME).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            "another bowlined, with another runDir, serves this network namespace already".to_owned()
+        }
+        _ => format!("look for another bowlined: {error}"),
+    })?;
     let pid = std::process::id();
     std::fs::write(&path, format!("{pid}\n"))
         .map_err(|error| format!("write {}: {error}", path.display()))?;
     Ok(OnlyOne { _lock: lock, _name: name })
+}
+
+/// Owns a name as soon as nobody else does.
+fn own(name: &[u8]) -> std::io::Result<UnixDatagram> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UnixDatagram::bind_addr(&address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                // Nobody tells when a name is free: the pause between two looks.
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// What makes this the only Service proxy of a network namespace, until dropped.
@@ -60,14 +78,12 @@ pub struct OnlyProxy {
 /// # Errors
 /// A sentence.
 pub fn acquire_proxy() -> Result<OnlyProxy, String> {
-    let name = SocketAddr::from_abstract_name(PROXY_NAME)
-        .and_then(|address| UnixDatagram::bind_addr(&address))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another bowlined serves the Services of this network namespace already".to_owned()
-            }
-            _ => format!("look for another Service proxy: {error}"),
-        })?;
+    let name = own(PROXY_NAME).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            "another bowlined serves the Services of this network namespace already".to_owned()
+        }
+        _ => format!("look for another Service proxy: {error}"),
+    })?;
     Ok(OnlyProxy { _name: name })
 }
 

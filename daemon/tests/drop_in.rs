@@ -249,6 +249,20 @@ fn mode_nftables_serves_a_service_by_kubeadms_file() {
     life("nftables", "nftables");
 }
 
+/// Sysctls and nothing else: serving needs less afterwards.
+#[test]
+fn init_only_sets_sysctls_and_ends() {
+    let stage = Stage::new("iptables");
+    let config = format!("--config={}", stage.path("config.conf").display());
+    let mut daemon = stage.start(&[&config, "--init-only"]);
+    assert_eq!(daemon.exit_code("to end by itself"), 0, "{}", daemon.log());
+    assert_eq!(stage.localnet(), "1");
+    let close_wait = stage.node.read("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait");
+    assert_eq!(close_wait.trim(), "3600");
+    assert_eq!(stage.rules(), Vec::<String>::new(), "no Service is served by that");
+    assert!(stage.server.requests().is_empty(), "nobody was asked for Services");
+}
+
 #[test]
 fn a_changed_file_is_the_end_so_that_the_next_start_takes_it_up() {
     let stage = Stage::new("nftables");

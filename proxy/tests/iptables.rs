@@ -299,6 +299,33 @@ fn cleanup_leaves_what_is_not_ours() {
     }
 }
 
+/// As long as loopback is routed the chain that guards it stays, with its two jumps and nothing else.
+#[test]
+fn the_guard_of_routed_loopback_outlives_a_cleanup() {
+    for which in VARIANTS {
+        let mut stage = Stage::synced(which);
+        let routed =
+            |stage: &Stage, value| stage.space.write("/proc/sys/net/ipv4/conf/all/route_localnet", value);
+        routed(&stage, "1");
+        stage.dataplane.cleanup().expect("a cleanup");
+        let saved = stage.save();
+        let (mut declared, mut rules): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+        for line in saved.lines().filter(|line| line.contains("KUBE")) {
+            if line.starts_with(':') { declared.push(line) } else { rules.push(line) }
+        }
+        assert!(
+            matches!(declared[..], [chain] if chain.starts_with(":KUBE-FIREWALL ")),
+            "{which:?}: {saved}"
+        );
+        let [input, output, guard] = rules[..] else { panic!("{which:?}: {saved}") };
+        assert_eq!([input, output], ["-A INPUT -j KUBE-FIREWALL", "-A OUTPUT -j KUBE-FIREWALL"], "{which:?}");
+        assert!(guard.contains("127.0.0.0/8") && guard.ends_with("-j DROP"), "{which:?}: {guard}");
+        routed(&stage, "0");
+        stage.dataplane.cleanup().expect("a cleanup");
+        assert!(!stage.save().contains("KUBE"), "{which:?}: {}", stage.save());
+    }
+}
+
 #[test]
 fn many_services_at_once_are_a_chain_rewritten() {
     for which in VARIANTS {

@@ -209,6 +209,7 @@ fn settings(typed: &Layers<'_>, ranges: &Ranges) -> Result<Settings, String> {
         masquerade_bit: typed
             .proxy("masqueradeBit", |t| &t.masquerade_bit, bit)?
             .unwrap_or(default.masquerade_bit),
+        ..default
     })
 }
 

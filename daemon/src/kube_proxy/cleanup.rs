@@ -8,7 +8,7 @@ use proxy::nftables::remove_kube_proxy;
 use proxy::{Mode, Options};
 
 use crate::log::chain_of;
-use crate::proxy::{record, sysctls};
+use crate::proxy::{may_have_left, record, sysctls};
 
 /// Removes everything. A mode that this machine has not has left nothing.
 ///
@@ -19,6 +19,9 @@ pub(super) fn everything(state_dir: &Path) -> Result<(), Vec<String>> {
     failures.extend(sysctls::give_back_localnet(state_dir).err());
     for mode in Mode::ALL {
         for family in Family::BOTH {
+            if !may_have_left(mode, family) {
+                continue;
+            }
             match open(mode, family, &Options::default()).and_then(|mut dataplane| dataplane.cleanup()) {
                 Ok(()) => tracing::info!("removed what mode {mode} has for {family}"),
                 Err(error) if is_missing(&error) => {

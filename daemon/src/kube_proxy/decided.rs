@@ -15,6 +15,8 @@ use crate::proxy::Config;
 /// Ports of the two servers where an address names none.
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
+/// The one feature gate that says what is served.
+pub(super) const EXTERNAL_IPS: &str = "AllowServiceExternalIPs";
 
 /// What a kube-proxy does, decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,9 +171,8 @@ fn warn_of_idle(settings: &Settings, mode: &str, warnings: &mut Vec<String>) {
         }
     }
     if let Some(Given { value: Value::Gates(gates), place }) = settings.of("featureGates") {
-        for gate in gates.keys() {
-            warnings
-                .push(format!("{place}: {gate} has no effect: nothing here is switched by feature gates"));
+        for gate in gates.keys().filter(|gate| *gate != EXTERNAL_IPS) {
+            warnings.push(format!("{place}: {gate} has no effect: no other gate switches anything here"));
         }
     }
 }

@@ -8,6 +8,7 @@ use kernel::dual::{DualStack, Family};
 use proxy::plan::{DetectLocal, NodePortAddresses};
 use proxy::{IpvsOptions, Mode, Options, state};
 
+use super::decided::EXTERNAL_IPS;
 use super::given::Settings;
 use super::value::Value;
 use crate::config::LogFormat;
@@ -83,6 +84,7 @@ impl Reader<'_> {
             masquerade_all: self.bool(&masquerade("masqueradeAll")),
             node_port_addresses: self.node_port_addresses()?,
             masquerade_bit: u8::try_from(self.int(&masquerade("masqueradeBit"), 0..=31)?).unwrap_or(14),
+            serves_external_ips: self.gate(EXTERNAL_IPS).unwrap_or(true),
         };
         Ok(Config {
             node_name: self.node_name(host)?,
@@ -96,6 +98,14 @@ impl Reader<'_> {
             state_dir: crate::config::Paths::default().state,
             node_ip: self.bind_address()?.filter(|ip| !ip.is_unspecified()),
         })
+    }
+
+    /// What a feature gate was set to.
+    fn gate(&self, name: &str) -> Option<bool> {
+        match &self.settings.of("featureGates")?.value {
+            Value::Gates(gates) => gates.get(name).copied(),
+            _ => None,
+        }
     }
 
     fn node_name(&self, host: &str) -> Result<String, String> {

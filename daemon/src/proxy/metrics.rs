@@ -374,3 +374,61 @@ fn signed(count: usize) -> i64 {
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names that dashboards and alerts have, `_total` of counters left out as a registry does.
+    #[test]
+    fn every_mode_has_the_names_of_kube_proxy() {
+        let everywhere = [
+            "sync_proxy_rules_duration_seconds",
+            "sync_proxy_rules_last_timestamp_seconds",
+            "sync_proxy_rules_last_queued_timestamp_seconds",
+            "network_programming_duration_seconds",
+            "sync_proxy_rules_endpoint_changes_pending",
+            "sync_proxy_rules_service_changes_pending",
+            "sync_proxy_rules_endpoint_changes",
+            "sync_proxy_rules_service_changes",
+            "sync_proxy_rules_no_local_endpoints_total",
+            "proxy_healthz",
+            "proxy_livez",
+            "conntrack_reconciler_sync_duration_seconds",
+            "conntrack_reconciler_deleted_entries",
+        ];
+        let rows: [(Mode, &[&str]); 3] = [
+            (
+                Mode::Iptables,
+                &[
+                    "sync_full_proxy_rules_duration_seconds",
+                    "sync_partial_proxy_rules_duration_seconds",
+                    "sync_proxy_rules_iptables_restore_failures",
+                    "sync_proxy_rules_iptables_partial_restore_failures",
+                    "sync_proxy_rules_iptables_total",
+                    "sync_proxy_rules_iptables_last",
+                    "iptables_ct_state_invalid_dropped_packets",
+                    "iptables_localhost_nodeports_accepted_packets",
+                ],
+            ),
+            (
+                Mode::Nftables,
+                &[
+                    "sync_full_proxy_rules_duration_seconds",
+                    "sync_partial_proxy_rules_duration_seconds",
+                    "sync_proxy_rules_nftables_sync_failures",
+                    "sync_proxy_rules_nftables_cleanup_failures",
+                ],
+            ),
+            (Mode::Ipvs, &["sync_proxy_rules_iptables_restore_failures"]),
+        ];
+        for (mode, more) in rows {
+            let text = Metrics::new(mode).text();
+            let names =
+                text.lines().filter_map(|line| line.strip_prefix("# TYPE kubeproxy_")?.split(' ').next());
+            let names: std::collections::BTreeSet<&str> = names.collect();
+            let wanted = everywhere.iter().chain(more).copied().collect();
+            assert_eq!(names, wanted, "{mode}");
+        }
+    }
+}

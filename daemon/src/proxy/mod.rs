@@ -13,6 +13,7 @@ mod addresses;
 pub mod answer;
 pub mod ask;
 mod census;
+mod clock;
 pub mod health;
 mod inbox;
 mod metrics;
@@ -40,7 +41,7 @@ pub use question::{
     Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, Goal, HealthAnswer, Origin, PortAnswer,
     Question, ServiceAnswer, ServicesAnswer, TraceAnswer, TracesAnswer,
 };
-pub use start::{record, start, used_modes};
+pub use start::{may_have_left, record, start, used_modes};
 
 /// What the proxy does, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use proxy::{Change, DualStack, Family, Mode};
 use tokio::sync::{mpsc, watch};
 
 use super::census::Census;
+use super::clock::Clock;
 use super::metrics::Metrics;
 use super::published::{FamilyState, Published};
 use super::sysctls;
@@ -18,12 +19,6 @@ use super::watcher::Woken;
 use super::{Config, Feeds, Leftovers, Question, addresses, answer};
 use crate::log::chain_of;
 
-/// How soon a failed sync is tried again; doubled each time, up to the sync period.
-const RETRY: Duration = Duration::from_secs(1);
-/// How many times its own duration passes between two audits: looking costs no more than a hundredth of a processor.
-const LEISURE: u32 = 100;
-/// The same where somebody else is known to have changed what is ours: whoever does it all the time costs a tenth.
-const HASTE: u32 = 10;
 /// How long this node's own Node is waited for: without it NodePorts answer on every address.
 const NODE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -46,57 +41,6 @@ pub(super) struct Runner {
     waiting_since: Option<Instant>,
     is_settled: bool,
     began: Instant,
-}
-
-/// When a family is due.
-#[derive(Debug, Default)]
-pub(super) struct Clock {
-    /// When the last sync ended.
-    ended: Option<Instant>,
-    /// Failures in a row.
-    failures: u32,
-    failure: Option<Arc<str>>,
-    last_success: Option<SystemTime>,
-    syncs: u64,
-    /// When everything was last compared, and how long that took.
-    audited: Option<(Instant, Duration)>,
-    /// Whether somebody else has changed something of ours since.
-    is_warned: bool,
-    /// When it was last asked whether the rules are still there at all.
-    asked: Option<Instant>,
-    census: Census,
-    /// When the plan was last counted, and how long that took.
-    counted: Option<(Instant, Duration)>,
-    health: Arc<BTreeMap<ServiceName, proxy::plan::HealthCheck>>,
-}
-
-impl Clock {
-    /// When the next sync of changes may begin.
-    fn earliest(&self, config: &Config) -> Option<Instant> {
-        let pause = match self.failures.checked_sub(1) {
-            None => config.min_sync_period,
-            Some(doublings) => RETRY.saturating_mul(1 << doublings.min(10)).min(config.sync_period),
-        };
-        self.ended.map(|ended| ended + pause)
-    }
-
-    /// When the plan is due to be counted anew; none while it is the one that was counted.
-    fn count_due(&self) -> Option<Instant> {
-        match (self.counted, self.ended) {
-            (Some((at, took)), Some(ended)) if at <= ended => Some(at + took.saturating_mul(LEISURE)),
-            (None, ended) => ended,
-            _ => None,
-        }
-    }
-
-    /// When everything is due to be compared.
-    fn audit_due(&self, config: &Config) -> Option<Instant> {
-        let pause = |took: Duration| match self.is_warned {
-            true => took.saturating_mul(HASTE),
-            false => config.sync_period.max(took.saturating_mul(LEISURE)),
-        };
-        self.audited.map(|(at, took)| at + pause(took))
-    }
 }
 
 impl Runner {
@@ -131,10 +75,15 @@ impl Runner {
             Woken::Ended => return false,
             Woken::Question(question) => self.answer(question),
             Woken::Addresses => self.look_at_addresses(),
-            Woken::Rules => self.clocks.iter_mut().for_each(|(_, clock)| clock.is_warned = true),
+            Woken::Rules => self.heed(true),
             Woken::Changes | Woken::Time | Woken::Source => {}
         }
         true
+    }
+
+    /// Notes whether somebody else has changed rules of ours.
+    pub(super) fn heed(&mut self, is_warned: bool) {
+        self.clocks.iter_mut().for_each(|(_, clock)| clock.is_warned |= is_warned);
     }
 
     /// Tells the inbox which addresses there are.

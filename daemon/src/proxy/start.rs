@@ -102,10 +102,16 @@ fn leftovers(config: &Config, mode: Mode, family: Family) -> Vec<Box<dyn Datapla
         *other != mode
             && (config.leftovers == Leftovers::KubeProxy || *other == Mode::Nftables || used.contains(other))
     };
-    // To open IPVS loads its module.
-    let is_there = |other: &Mode| *other != Mode::Ipvs || Ipvs::has_traces(family).unwrap_or(false);
+    let is_there = |other: &Mode| may_have_left(*other, family);
     let others = Mode::ALL.into_iter().filter(goes).filter(is_there);
     others.filter_map(|other| open(other, family, &config.options).ok()).collect()
+}
+
+/// Whether a mode may have rules in a family. To open IPVS loads its module, so it is opened only where it has left
+/// something.
+pub fn may_have_left(mode: Mode, family: Family) -> bool {
+    // What can't be asked is tried.
+    mode != Mode::Ipvs || Ipvs::has_traces(family).unwrap_or(true)
 }
 
 /// Where it is written down which modes have been used: their names, one to a line. `bowline cleanup` removes it.
@@ -144,7 +150,7 @@ async fn keep(runner: &mut Runner, watcher: &mut Watcher) -> kernel::Result<()> 
     loop {
         let has_written = runner.turn();
         if has_written {
-            watcher.watch_rules()?;
+            runner.heed(watcher.watch_rules()?);
         }
         let due = runner.next_due();
         let woken = watcher.next(&mut runner.feeds, &mut runner.ask, due).await?;

@@ -18,8 +18,12 @@ const NFT_DEL_CHAIN: u16 = 5;
 const NFT_DEL_RULE: u16 = 8;
 const NFT_GENERATION: u16 = 15;
 const NFT_TABLE: u16 = 1;
+/// The attribute that names the chain in messages about rules.
+const NFT_CHAIN: u16 = 2;
 /// How the chains begin that iptables rules of Services are in or lead to.
 const CHAINS: &[u8] = b"KUBE-";
+/// A chain that is there to be missed.
+const CANARY: &[u8] = b"KUBE-PROXY-CANARY";
 
 /// Why the thread has woken.
 #[derive(Debug)]
@@ -65,16 +69,17 @@ impl Watcher {
     }
 
     /// Begins to listen to our rules, and forgets what we have done to them ourselves. Of legacy iptables the kernel tells
-    /// nothing.
+    /// nothing. Whether somebody else has removed rules meanwhile.
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn watch_rules(&mut self) -> Result<()> {
+    pub fn watch_rules(&mut self) -> Result<bool> {
+        let mode = self.mode;
         match &mut self.rules {
-            Some(rules) => rules.forget(),
+            Some(rules) => return Ok(rules.forget(|event| mode == Mode::Iptables && is_never_ours(event))),
             None => self.rules = Some(Ear::open(Protocol::Netfilter, &[GROUP_NFTABLES])?),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Waits until there is something to do.
@@ -123,6 +128,18 @@ async fn any_source(feeds: &mut Feeds) {
         return std::future::pending().await;
     }
     futures::future::select_all(changes).await;
+}
+
+/// Whether rules go that no sync ever removes: what leads to the chains of Services, and the chains that are there to be
+/// missed. A sync by iptables takes long enough for somebody else to come in between.
+fn is_never_ours(event: &Reply) -> bool {
+    let names = |what: &[u8]| event.payload.windows(what.len()).any(|bytes| bytes == what);
+    if !is_ours(Mode::Iptables, event) || event.kind & 0xff == NFT_DEL_TABLE {
+        return is_ours(Mode::Iptables, event);
+    }
+    let chain = event.payload.get(4..).and_then(|of| attr::attrs(of).find_attr(NFT_CHAIN)).map(attr::text);
+    let is_built_in = chain.is_some_and(|chain| !chain.as_bytes().starts_with(CHAINS));
+    event.kind & 0xff == NFT_DEL_RULE && is_built_in || names(CANARY)
 }
 
 /// Whether somebody has changed our table; with iptables, removed a rule or a chain that has to do with Services.

@@ -34,13 +34,13 @@ pub fn run_with_vlans(module: &str, test: &str, subject: &Subject, story: impl F
     passed(OUTCOME.get_or_init(|| run_in_a_vm(module)), test);
 }
 
-/// Tells `story` where the kernel has the link types ipip, ip6tnl and wireguard: here or, all tests of `module`
+/// Tells `story` where the kernel has the link types ipip, ip6tnl and wireguard, and IPVS: here or, all tests of `module`
 /// together, in an emulated machine. `test` is the path of the calling test.
 ///
 /// # Panics
 /// When the story does, here or there, or when no kernel can run it.
 pub fn run_with_tunnels(module: &str, test: &str, story: impl FnOnce()) {
-    let missing = missing_tunnels();
+    let missing = missing_tunnels() + missing_for_ipvs();
     if missing.is_empty() {
         return story();
     }

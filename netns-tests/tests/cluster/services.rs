@@ -37,6 +37,7 @@ enum Source {
 struct Stage {
     // In this order they end.
     daemons: Vec<Daemon>,
+    mode: &'static str,
     flags: Vec<String>,
     _servers: Vec<Server>,
     pods: Vec<Joined>,
@@ -48,6 +49,10 @@ struct Stage {
 impl Stage {
     /// With `pods` servers, every other one on each node, of which the first two are endpoints.
     fn new(by_api: bool, pods: usize) -> Stage {
+        Stage::in_mode("nftables", by_api, pods)
+    }
+
+    fn in_mode(mode: &'static str, by_api: bool, pods: usize) -> Stage {
         let cluster = Cluster::new(&Shape::flat(2, Families::Dual)).unwrap();
         let (source, flags) = match by_api {
             true => {
@@ -57,7 +62,8 @@ impl Stage {
             false => (Source::Manifests, cluster.source()),
         };
         put(&cluster, &source, service("web", CLUSTER_IPS, Some(NODE_PORT)));
-        let daemons = cluster.start_all_with(&flags, FLAGS);
+        let mode_flag = format!("--proxy-mode={mode}");
+        let daemons = cluster.start_all_with(&flags, &in_mode(&mode_flag));
         let client = cluster.pod(0, "client");
         let pods: Vec<Joined> = (0..pods).map(|at| cluster.pod(at % 2, &format!("s{at}"))).collect();
         let any: IpAddr = "::".parse().unwrap();
@@ -66,7 +72,7 @@ impl Stage {
             [Server::tcp(space, (any, TARGET), &name), Server::udp(space, (any, TARGET), &name)]
         });
         let servers = servers.collect();
-        let stage = Stage { daemons, flags, _servers: servers, pods, client, source, cluster };
+        let stage = Stage { daemons, mode, flags, _servers: servers, pods, client, source, cluster };
         stage.endpoints(&[(0, State::Ready), (1, State::Ready)]);
         stage
     }
@@ -126,16 +132,19 @@ impl Stage {
     }
 
     fn restart(&mut self, node: usize) {
-        self.restart_in(node, "nftables");
+        self.restart_in(node, self.mode);
     }
 
     fn restart_in(&mut self, node: usize, mode: &str) {
         self.daemons.remove(node).kill();
         let mode = format!("--proxy-mode={mode}");
-        let flags: Vec<&str> =
-            FLAGS.iter().map(|flag| if flag.starts_with("--proxy-mode=") { &mode } else { *flag }).collect();
-        self.daemons.insert(node, self.cluster.start_with(node, &self.flags, &flags));
+        self.daemons.insert(node, self.cluster.start_with(node, &self.flags, &in_mode(&mode)));
     }
+}
+
+/// The flags, with another mode's.
+fn in_mode(mode: &str) -> Vec<&str> {
+    FLAGS.iter().map(|flag| if flag.starts_with("--proxy-mode=") { mode } else { *flag }).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +183,8 @@ fn slice(service: &str, family: &str, endpoints: Vec<Value>) -> Value {
         "metadata": {
             "namespace": "default", "name": format!("{service}-{}", family.to_lowercase()),
             "labels": {"kubernetes.io/service-name": service},
+            // Later than any daemon's start, so that it is measured from.
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2099-01-01T00:00:00Z"},
         },
         "addressType": family,
         "ports": [
@@ -240,6 +251,8 @@ fn life(by_api: bool) {
     ] {
         assert!(metrics.lines().any(|line| line.starts_with(name)), "{name}\n{metrics}");
     }
+    // Manifests don't say when what they follow from has changed.
+    assert_eq!(metrics.contains("kubeproxy_network_programming_duration_seconds_bucket{"), by_api);
 }
 
 #[test]
@@ -327,21 +340,44 @@ fn connect_again_and_again(to: SocketAddr, stop: &AtomicBool, made: &AtomicU64) 
 /// All endpoints are replaced, gracefully, again and again; the proxy is killed and comes back meanwhile.
 #[test]
 fn rolling_replacement_and_restarts_cost_no_connection() {
-    const CONNECTIONS: u64 = 20_000;
-    let mut stage = Stage::new(true, 4);
+    let rounds = roll("nftables", 20_000);
+    assert!(rounds > 8, "{rounds} rounds");
+}
+
+/// The same by IPVS through the whole daemon, with as many connections as an emulated machine makes in half a minute; and
+/// what everybody gets before, and that nothing is left.
+pub fn by_ipvs() {
+    roll("ipvs", 600);
+    let mut stage = Stage::in_mode("ipvs", false, 2);
+    stage.all_get(&["s0", "s1"]);
+    stage.endpoints(&[(1, State::Ready)]);
+    stage.all_get(&["s1"]);
+    assert_eq!(stage.daemons.remove(0).terminate(), 0);
+    let node = stage.cluster.node(0);
+    stage.answers(node, stage.cluster_ips()[0], &["s1"]);
+    let bowline = daemon::program("bowline");
+    let said = node.sh(&format!("{} cleanup", bowline.display()));
+    assert!(said.contains("removed IPv4 Services of mode ipvs"), "{said}");
+    assert!(!node.sh("ip -o link show type dummy").contains("kube-ipvs0"));
+    assert_eq!(node.read("/proc/net/ip_vs").lines().count(), 3, "no virtual server is left");
+}
+
+/// The rounds that so many connections took.
+fn roll(mode: &'static str, connections: u64) -> u32 {
+    let mut stage = Stage::in_mode(mode, true, 4);
     for to in stage.cluster_ips() {
         stage.answers(&stage.client.pod, to, &["s0", "s1"]);
     }
     let load = Load::start(&stage.client.pod, &stage.cluster_ips());
     let (mut old, mut new) = ([0, 1], [2, 3]);
     let mut rounds = 0;
-    while load.made() < CONNECTIONS {
+    while load.made() < connections {
         use State::{Ready, Terminating};
         stage.endpoints(&[(old[0], Ready), (old[1], Ready), (new[0], Ready)]);
         load.goes_on(50);
         stage.endpoints(&[(old[0], Terminating), (old[1], Ready), (new[0], Ready), (new[1], Ready)]);
         load.goes_on(50);
-        if rounds % 8 == 3 {
+        if rounds % 8 == 1 {
             stage.restart(0);
         }
         stage.endpoints(&[(old[0], Terminating), (old[1], Terminating), (new[0], Ready), (new[1], Ready)]);
@@ -353,8 +389,9 @@ fn rolling_replacement_and_restarts_cost_no_connection() {
     }
     let (made, failures) = load.end();
     assert_eq!(failures, [""; 0], "of {made} connections in {rounds} rounds");
-    assert!(made >= CONNECTIONS && rounds > 8, "{made} connections in {rounds} rounds");
+    assert!(made >= connections, "{made} connections in {rounds} rounds");
     eprintln!("{made} connections, {rounds} replacements of all endpoints, none refused or reset");
+    rounds
 }
 
 /// From one mode to another and back: at every moment somebody's rules are there.
@@ -429,6 +466,47 @@ fn hostile_objects_are_named_and_hurt_nobody() {
     let told = log().matches("`10.96.1.999` is no IP address").count();
     assert_eq!(told, 1, "each is named once");
     assert!(stage.daemons.iter().all(Daemon::is_running));
+}
+
+/// What another proxy has left goes when that is asked for, and never otherwise.
+#[test]
+fn kube_proxys_rules_go_only_when_told_to() {
+    let mut stage = Stage::new(false, 2);
+    stage.all_get(&["s0", "s1"]);
+    let leave = |stage: &Stage| {
+        let node = stage.cluster.node(0);
+        for line in [
+            "nft add table ip kube-proxy",
+            "iptables -t nat -N KUBE-SERVICES",
+            "iptables -t nat -A PREROUTING -j KUBE-SERVICES",
+        ] {
+            node.sh(line);
+        }
+    };
+    let is_there = |stage: &Stage| {
+        let node = stage.cluster.node(0);
+        (
+            node.sh("nft list tables").contains("kube-proxy"),
+            node.sh("iptables-save").contains("KUBE-SERVICES"),
+        )
+    };
+    leave(&stage);
+    stage.restart(0);
+    stage.cluster.node(0).until_ready(&stage.daemons[0]);
+    assert_eq!(is_there(&stage), (true, true), "nobody has said that they are nobody's");
+    stage.daemons.remove(0).kill();
+    let flags = [FLAGS, &["--proxy-replace-kube-proxy=true"]].concat();
+    stage.daemons.insert(0, stage.cluster.start_with(0, &stage.flags, &flags));
+    until("the other proxy's rules to go", || (is_there(&stage) == (false, false)).then_some(()));
+    stage.all_get(&["s0", "s1"]);
+    assert_eq!(stage.daemons.remove(0).terminate(), 0);
+    leave(&stage);
+    let bowline = daemon::program("bowline");
+    stage.cluster.node(0).sh(&format!("{} cleanup", bowline.display()));
+    assert_eq!(is_there(&stage), (true, true), "they are not ours");
+    let said = stage.cluster.node(0).sh(&format!("{} cleanup --kube-proxy", bowline.display()));
+    assert!(said.contains("table of kube-proxy"), "{said}");
+    assert_eq!(is_there(&stage), (false, false), "{said}");
 }
 
 /// Whatever the proxy has made goes, and nothing else.

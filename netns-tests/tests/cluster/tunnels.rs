@@ -1,4 +1,4 @@
-//! ipip and wireguard, on a kernel that has them.
+//! ipip and wireguard, on a kernel that has them; and Services by IPVS, which the same one has.
 
 use lab::cluster::Families;
 
@@ -22,4 +22,9 @@ stories! {
     wireguard_v4: "wireguard", V4;
     wireguard_v6: "wireguard", V6;
     wireguard_dual: "wireguard", Dual;
+}
+
+#[test]
+fn services_by_ipvs() {
+    lab::vm::run_with_tunnels("tunnels::", "tunnels::services_by_ipvs", crate::services::by_ipvs);
 }

@@ -164,7 +164,8 @@ impl Shape {
             }
             kept
         };
-        let external_ips = usable("externalIPs", service.external_ips.clone());
+        let wanted = if site.serves_external_ips { service.external_ips.clone() } else { Vec::new() };
+        let external_ips = usable("externalIPs", wanted);
         let ingress = service.ingress.iter().filter(|ingress| ingress.mode == IngressMode::Vip);
         let load_balancer_ips = usable("status.loadBalancer", ingress.map(|ingress| ingress.ip).collect());
         let is_external = match service.kind {

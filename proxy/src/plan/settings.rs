@@ -45,6 +45,8 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// The bit of the packet mark, 0 to 31, that says "to be masqueraded" between two hooks.
     pub masquerade_bit: u8,
+    /// Whether external IPs, which any author of a Service may choose, are served.
+    pub serves_external_ips: bool,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::default(),
             masquerade_bit: 14,
+            serves_external_ips: true,
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Site {
     pub masquerade_all: bool,
     /// The mark's bits that say "to be masqueraded".
     pub masquerade_mark: u32,
+    /// Whether external IPs are served.
+    pub serves_external_ips: bool,
     /// Where NodePorts answer.
     pub node_ports: NodePorts,
     /// Whether NodePorts are asked for on loopback too. Only dataplanes that can serve them there take notice.
@@ -127,6 +132,7 @@ impl Site {
             detect,
             masquerade_all: settings.masquerade_all,
             masquerade_mark: 1 << (settings.masquerade_bit % 32),
+            serves_external_ips: settings.serves_external_ips,
             node_ports: node_ports(settings, family, node_ip, &addresses),
             has_loopback_node_ports: has_loopback(settings, family, node_ip),
             service_cidrs: outermost(snapshot.service_cidrs.iter().copied(), family),

@@ -196,7 +196,8 @@ pub fn settings(row: &Row) -> Settings {
         Some(other) => panic!("addresses={other}"),
     };
     let masquerade_all = row.option("all").is_some();
-    Settings { detect_local, node_port_addresses, masquerade_all, ..Settings::default() }
+    let serves_external_ips = row.option("external-ips") != Some("off");
+    Settings { detect_local, node_port_addresses, masquerade_all, serves_external_ips, ..Settings::default() }
 }
 
 /// Where a packet to a frontend goes.

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kernel::dual::Family;
+use kernel::netlink::{Protocol, Socket};
+use kernel::{link, sysctl};
 use proxy::Mode;
 use proxy::engine::Engine;
-use proxy::plan::{Fate, FrontendKind, Packet, ServicePlan, Verdict};
-use proxy::state::{Protocol, ServiceName};
+use proxy::plan::{Fate, FrontendKind, NodePorts, Packet, ServicePlan, Verdict};
+use proxy::state::{self, ServiceName};
 
 use super::{Kernel, has_node_ports, read};
+use crate::log::chain_of;
 use crate::proxy::{Asked, Goal, Origin, TraceAnswer, TracesAnswer};
 
 /// Follows a packet of each family and to each port that fits.
@@ -17,6 +20,9 @@ use crate::proxy::{Asked, Goal, Origin, TraceAnswer, TracesAnswer};
 /// # Errors
 /// A sentence: there is no such Service or port, no plan yet, or the families of both ends differ.
 pub fn trace(engine: &mut Engine, asked: &Asked) -> Result<TracesAnswer, String> {
+    if let Origin::Interface(name) | Origin::Address(_, Some(name)) = &asked.from {
+        is_there(name)?;
+    }
     let kernels = read(engine);
     if kernels.is_empty() {
         return Err("nothing is planned yet: the source has not told of all Services and endpoints".into());
@@ -31,6 +37,16 @@ pub fn trace(engine: &mut Engine, asked: &Asked) -> Result<TracesAnswer, String>
         }
     }
     if answer.traces.is_empty() { Err(nowhere(asked, engine)) } else { Ok(answer) }
+}
+
+/// A packet can come in by no link that there is not.
+fn is_there(name: &str) -> Result<(), String> {
+    let found = Socket::open(Protocol::Route).and_then(|mut socket| link::find(&mut socket, name));
+    match found {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("from: this node has no link `{name}`")),
+        Err(error) => Err(format!("from: look for link `{name}`: {}", chain_of(&error))),
+    }
 }
 
 /// Address and interface of the sender in a plan's family, if it has one there.
@@ -54,12 +70,12 @@ fn source<'a>(from: &'a Origin, plan: &ServicePlan) -> Option<(IpAddr, Option<&'
 /// Where packets go in a plan's family.
 fn destinations(
     to: &Goal,
-    protocol: Option<Protocol>,
+    protocol: Option<state::Protocol>,
     plan: &ServicePlan,
-) -> BTreeSet<(SocketAddr, Protocol)> {
+) -> BTreeSet<(SocketAddr, state::Protocol)> {
     match to {
         Goal::Address(address) if Family::of(address.ip()) == plan.site.family => {
-            [(*address, protocol.unwrap_or(Protocol::Tcp))].into()
+            [(*address, protocol.unwrap_or(state::Protocol::Tcp))].into()
         }
         Goal::Address(_) => BTreeSet::new(),
         Goal::Service(name, port) => {
@@ -94,7 +110,12 @@ fn nowhere(asked: &Asked, engine: &Engine) -> String {
     }
 }
 
-fn nowhere_to(name: &ServiceName, port: Option<&str>, protocol: Option<Protocol>, engine: &Engine) -> String {
+fn nowhere_to(
+    name: &ServiceName,
+    port: Option<&str>,
+    protocol: Option<state::Protocol>,
+    engine: &Engine,
+) -> String {
     let Some(service) = engine.snapshot().service(name) else {
         return format!("to: there is no Service {name}");
     };
@@ -107,13 +128,22 @@ fn nowhere_to(name: &ServiceName, port: Option<&str>, protocol: Option<Protocol>
 }
 
 fn follow(from: &Origin, packet: &Packet<'_>, plan: &ServicePlan, kernel: &Kernel) -> TraceAnswer {
-    let mut fate = plan.trace(packet);
+    let meant = loopback_node_port(from, packet, plan, kernel);
+    let mut fate = match &meant {
+        Some(meant) => {
+            let mut fate = plan.trace(meant);
+            let port = packet.destination.port();
+            fate.reasons.insert(0, format!("mode iptables serves NodePort {port} on loopback too"));
+            fate
+        }
+        None => plan.trace(packet),
+    };
     if kernel.mode == Mode::Iptables && fate.service.is_none() && fate.verdict != Verdict::NotOurs {
         // A deviation of that mode, kube-proxy's too.
         fate.verdict = Verdict::NotOurs;
         fate.reasons.push("mode iptables has no rules for that: it follows the routes".into());
     }
-    let does = done(packet, plan, kernel).or_else(|| {
+    let does = done(meant.as_ref().unwrap_or(packet), plan, kernel).or_else(|| {
         // An unknown port of a ClusterIP is a matter of the whole address.
         let is_ours = matches!(fate.verdict, Verdict::Reject) && fate.service.is_none();
         let ip = Some(packet.destination.ip());
@@ -149,6 +179,26 @@ fn follow(from: &Origin, packet: &Packet<'_>, plan: &ServicePlan, kernel: &Kerne
         differences,
         drift: kernel.drift.clone(),
     }
+}
+
+/// A packet of this node to a NodePort on 127.0.0.0/8, where these are served: the same to its own address.
+fn loopback_node_port<'a>(
+    from: &Origin,
+    packet: &Packet<'a>,
+    plan: &ServicePlan,
+    kernel: &Kernel,
+) -> Option<Packet<'a>> {
+    let is_local =
+        *from == Origin::Node && packet.destination.is_ipv4() && packet.destination.ip().is_loopback();
+    let is_served = kernel.mode == Mode::Iptables && plan.site.has_loopback_node_ports;
+    // The dataplane's caller sets it where NodePorts on loopback are wanted.
+    let is_routed = || sysctl::read("net/ipv4/conf/all/route_localnet").is_ok_and(|value| value != "0");
+    let own = match &plan.site.node_ports {
+        NodePorts::Everywhere => plan.site.addresses.first(),
+        NodePorts::On(ips) => ips.first(),
+    };
+    let own = *own.filter(|_| is_local && is_served && is_routed())?;
+    Some(Packet { destination: SocketAddr::new(own, packet.destination.port()), ..*packet })
 }
 
 /// What the kernel does with a packet to this address, in the dataplane's words.

@@ -4,6 +4,7 @@ use super::ground::{
     Ground, answers, at, but, cluster_ips, ready, service, service_cidr, silent, unanswered,
 };
 use super::stories;
+use lab::daemon;
 use lab::wait::until;
 use serde_json::json;
 
@@ -139,5 +140,33 @@ stories! {
         until("the repair to be counted", || {
             node.metric("bowline_proxy_drift_repaired_total", "").filter(|count| *count > 0.0)
         });
+        if !ground.is_iptables() {
+            // A chain of rules that never change, emptied, is counted too.
+            let counted = || node.metric("bowline_proxy_drift_repaired_total", "").unwrap_or_default();
+            let before = counted();
+            node.sh("nft flush chain ip bowline_proxy services");
+            until("the chain to be counted", || (counted() > before).then_some(()));
+        }
+        answers("TCP", &ground.client, &to, &["s0", "s1"]);
+        trace_knows_links_and_loopback(&ground);
     }
+}
+
+/// `bowline trace` follows packets through links that there are, and to NodePorts on loopback where they are served.
+fn trace_knows_links_and_loopback(ground: &Ground) {
+    let node = ground.cluster.node(0);
+    let bowline = daemon::program("bowline");
+    let trace = |from: &str, to: &str| {
+        let output = node.output(&bowline.to_string_lossy(), &["trace", from, to], b"");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (is_fine, said) = trace("eth0", "10.96.0.10:80");
+    assert!(is_fine && said.contains("on node node-0: "), "{said}");
+    let (is_fine, said) = trace("eth7", "10.96.0.10:80");
+    assert!(!is_fine && said.contains("this node has no link `eth7`"), "{said}");
+    let (is_fine, said) = trace("node", "127.0.0.1:30080");
+    assert!(is_fine, "{said}");
+    assert_eq!(said.contains("serves NodePort 30080 on loopback too"), ground.is_iptables(), "{said}");
+    assert_eq!(said.contains("8080"), ground.is_iptables(), "{said}");
 }
