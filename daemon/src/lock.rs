@@ -16,6 +16,8 @@ const NAME: &[u8] = b"bowline/bowlined";
 const PROXY_NAME: &[u8] = b"bowline/services";
 /// How long a former daemon is waited for: the kernel takes a moment to bury one that was killed, or one is about to end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same where nobody but a dead one's remains can be in the way for long.
+const MOMENT: Duration = Duration::from_millis(500);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -101,7 +103,7 @@ pub fn is_free(run: &Path) -> Result<(), String> {
     if !path.exists() {
         return Ok(());
     }
-    match exclusive_within(&path, 0o644, Duration::ZERO) {
+    match exclusive_within(&path, 0o644, MOMENT) {
         Ok(_) => Ok(()),
         Err(_) => {
             Err(holder(run).map_or("bowlined runs".into(), |pid| format!("bowlined runs as process {pid}")))

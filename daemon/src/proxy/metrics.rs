@@ -379,6 +379,28 @@ fn seconds(time: SystemTime) -> f64 {
 mod tests {
     use super::*;
 
+    /// What has happened to a family once; before that a metric of families has no sample.
+    fn use_all(metrics: &Metrics, mode: Mode) {
+        let family = Family::V4;
+        metrics.queue(family);
+        metrics.programmed(family, Duration::ZERO);
+        metrics.failed(family, true);
+        metrics.show(family, mode, &Census::default());
+        metrics.count_rules(family, &[RuleCount { table: "nat", total: 1, last: 1 }]);
+        [Probe::Healthz, Probe::Livez].into_iter().for_each(|probe| metrics.probed(probe, 200));
+        for is_full in [true, false] {
+            let synced = Synced {
+                report: proxy::Report { is_full, ..proxy::Report::default() },
+                planning: Duration::ZERO,
+                repaired: 0,
+                forgotten: Some(Ok(1)),
+                forgetting: Duration::ZERO,
+                removed: Vec::new(),
+            };
+            metrics.synced(family, &synced);
+        }
+    }
+
     /// The names that dashboards and alerts have, `_total` of counters left out as a registry does.
     #[test]
     fn every_mode_has_the_names_of_kube_proxy() {
@@ -423,7 +445,9 @@ mod tests {
             (Mode::Ipvs, &["sync_proxy_rules_iptables_restore_failures"]),
         ];
         for (mode, more) in rows {
-            let text = Metrics::new(mode).text();
+            let metrics = Metrics::new(mode);
+            use_all(&metrics, mode);
+            let text = metrics.text();
             let names =
                 text.lines().filter_map(|line| line.strip_prefix("# TYPE kubeproxy_")?.split(' ').next());
             let names: std::collections::BTreeSet<&str> = names.collect();

@@ -275,7 +275,10 @@ impl Runner {
             Question::Services(filter, reply) => {
                 drop(reply.send(answer::services(&mut self.engine, &filter)))
             }
-            Question::Trace(asked, reply) => drop(reply.send(answer::trace(&mut self.engine, &asked))),
+            Question::Trace(asked, reply) => {
+                let answer = answer::has_link(&asked).and_then(|()| answer::trace(&mut self.engine, &asked));
+                drop(reply.send(answer));
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use proxy::{Mode, Served};
 use crate::log::chain_of;
 
 pub use services::services;
-pub use trace::trace;
+pub use trace::{has_link, trace};
 
 /// What the kernel has, in one family.
 #[derive(Debug)]

@@ -15,14 +15,25 @@ use super::{Kernel, has_node_ports, read};
 use crate::log::chain_of;
 use crate::proxy::{Asked, Goal, Origin, TraceAnswer, TracesAnswer};
 
+/// Whether this node has the link by which a packet is to come in, if one is named.
+///
+/// # Errors
+/// A sentence: it has not, or can't be asked.
+pub fn has_link(asked: &Asked) -> Result<(), String> {
+    let (Origin::Interface(name) | Origin::Address(_, Some(name))) = &asked.from else { return Ok(()) };
+    let found = Socket::open(Protocol::Route).and_then(|mut socket| link::find(&mut socket, name));
+    match found {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("from: this node has no link `{name}`")),
+        Err(error) => Err(format!("from: look for link `{name}`: {}", chain_of(&error))),
+    }
+}
+
 /// Follows a packet of each family and to each port that fits.
 ///
 /// # Errors
 /// A sentence: there is no such Service or port, no plan yet, or the families of both ends differ.
 pub fn trace(engine: &mut Engine, asked: &Asked) -> Result<TracesAnswer, String> {
-    if let Origin::Interface(name) | Origin::Address(_, Some(name)) = &asked.from {
-        is_there(name)?;
-    }
     let kernels = read(engine);
     if kernels.is_empty() {
         return Err("nothing is planned yet: the source has not told of all Services and endpoints".into());
@@ -37,16 +48,6 @@ pub fn trace(engine: &mut Engine, asked: &Asked) -> Result<TracesAnswer, String>
         }
     }
     if answer.traces.is_empty() { Err(nowhere(asked, engine)) } else { Ok(answer) }
-}
-
-/// A packet can come in by no link that there is not.
-fn is_there(name: &str) -> Result<(), String> {
-    let found = Socket::open(Protocol::Route).and_then(|mut socket| link::find(&mut socket, name));
-    match found {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(format!("from: this node has no link `{name}`")),
-        Err(error) => Err(format!("from: look for link `{name}`: {}", chain_of(&error))),
-    }
 }
 
 /// Address and interface of the sender in a plan's family, if it has one there.
