@@ -56,7 +56,11 @@ pub(super) fn is_in_nft(socket: &mut Socket, family: Family) -> Result<bool> {
 
 fn remove_nft(dataplane: &mut Iptables, is_guarded: bool) -> Result<()> {
     let family = dataplane.program.family;
-    if !is_in_nft(&mut dataplane.socket, family)? {
+    // A guard that an earlier cleanup had to leave may be all that there is.
+    let filter = nft_table(family, Table::Filter);
+    let may_guard = nft::is_supported(&mut dataplane.socket)?
+        && nft::chain_exists(&mut dataplane.socket, &filter, names::FIREWALL)?;
+    if !may_guard && !is_in_nft(&mut dataplane.socket, family)? {
         return Ok(());
     }
     let nft = Program { family, variant: Variant::Nft };
