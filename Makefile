@@ -57,11 +57,12 @@ bench:
 	$(if $(QUICK),,cargo run --release --locked -p bowline-proxy --example scale -- 1000 4 --backend nftables,ipvs)
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)
 
-# Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above.
+# Pod to pod across nodes beside the same path made with ip(8). QUICK=1 and ONLY=vxlan as above; EXPLAIN=1 tells what
+# each single thing costs or gains.
 bench-throughput:
 	scripts/setup bench
 	$(MAKE) --no-print-directory build
-	cargo bench --locked -p bowline-lab --bench throughput -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+	cargo bench --locked -p bowline-lab --bench throughput -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(EXPLAIN),--explain)
 
 # Two flavours, one file each: `ctr -n k8s.io image import` and `docker load` take them.
 image: build

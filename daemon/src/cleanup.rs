@@ -13,7 +13,7 @@ use ::proxy::{Mode, Options};
 use clap::Args;
 use kernel::netlink::{Protocol, Socket};
 use kernel::{link, nft, route, rule};
-use overlay::sync::Dataplane;
+use overlay::sync::{DIVERSION, Dataplane};
 use overlay::{ALIAS, Family, ROUTE_PROTOCOL};
 
 use crate::config::{Paths, Typed, Word};
@@ -189,6 +189,12 @@ impl Cleanup<'_> {
                 masquerade::cleanup(&mut socket)?;
             }
             self.done(&format!("table {}", masquerade::TABLE));
+        }
+        if nft::table_exists(&mut socket, &DIVERSION)? {
+            if self.removal == Removal::Now {
+                nft::Batch::new().delete_table(&DIVERSION).commit(&mut socket)?;
+            }
+            self.done(&format!("table {DIVERSION}"));
         }
         for place in forward::find(&mut socket)? {
             self.done(&format!("our rules in {place}"));

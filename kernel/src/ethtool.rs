@@ -10,6 +10,8 @@ use crate::{Error, Result};
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_GGRO: u32 = 0x2b;
+const ETHTOOL_SGRO: u32 = 0x2c;
 
 /// struct ethtool_value.
 #[repr(C)]
@@ -36,6 +38,18 @@ pub fn tx_checksum(name: &str) -> Result<Switch> {
 pub fn set_tx_checksum(name: &str, offload: Switch) -> Result<()> {
     let doing = format!("set whether {name} offloads checksums");
     ask(name, &doing, Value { command: ETHTOOL_STXCSUM, data: offload.bit(1) }).map(|_| ())
+}
+
+/// Whether the link called `name` merges received packets of one connection before it passes them on.
+pub fn merging(name: &str) -> Result<Switch> {
+    let doing = format!("ask whether {name} merges packets");
+    ask(name, &doing, Value { command: ETHTOOL_GGRO, data: 0 }).map(|data| Switch::from(data != 0))
+}
+
+/// Turns that on or off (`ethtool -K NAME gro on`).
+pub fn set_merging(name: &str, merging: Switch) -> Result<()> {
+    let doing = format!("set whether {name} merges packets");
+    ask(name, &doing, Value { command: ETHTOOL_SGRO, data: merging.bit(1) }).map(|_| ())
 }
 
 fn ask(name: &str, doing: &str, mut value: Value) -> Result<u32> {

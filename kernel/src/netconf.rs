@@ -8,6 +8,7 @@ const RTM_NEWNETCONF: u16 = 80;
 const RTM_GETNETCONF: u16 = 82;
 const NETCONFA_IFINDEX: u16 = 1;
 const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_PROXY_NEIGH: u16 = 5;
 /// NETCONFA_IFINDEX_ALL, -1: the namespace's own setting (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
 const ALL: u32 = u32::MAX;
 
@@ -30,4 +31,14 @@ pub fn forwards(socket: &mut Socket, family: i32) -> Result<bool> {
 pub fn concerns_all(event: &Reply) -> bool {
     let link = |payload: &[u8]| attrs(payload.get(4..)?).find_attr(NETCONFA_IFINDEX).and_then(u32_ne);
     event.kind == RTM_NEWNETCONF && link(&event.payload) == Some(ALL)
+}
+
+/// Whether `event` says that a link no longer answers for others' addresses (`proxy_arp`), rather than that it is new.
+pub fn is_proxy_off(event: &Reply) -> bool {
+    let Some((head, of)) = event.payload.split_at_checked(4) else { return false };
+    let value = |kind| attrs(of).find_attr(kind).and_then(u32_ne);
+    event.kind == RTM_NEWNETCONF
+        && head.first().copied().map(i32::from) == Some(libc::AF_INET)
+        && value(NETCONFA_PROXY_NEIGH) == Some(0)
+        && value(NETCONFA_FORWARDING).is_none()
 }

@@ -42,6 +42,8 @@ const RTAX_ADVMSS: u16 = 8;
 pub struct Route {
     /// Destination, host bits zero.
     pub dst: IpNetwork,
+    /// Only packets from here take it (IPv6 only; kernels with CONFIG_IPV6_SUBTREES, see [`is_source_known`]).
+    pub from: Option<IpNetwork>,
     /// Next hop.
     pub gw: Option<IpAddr>,
     /// Index of the outgoing link.
@@ -93,6 +95,7 @@ impl Route {
     pub fn new(dst: IpNetwork, link: u32) -> Self {
         Route {
             dst: masked(dst),
+            from: None,
             gw: None,
             link: Some(link),
             src: None,
@@ -137,6 +140,9 @@ pub fn default_of(ip: IpAddr) -> IpNetwork {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dst)?;
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
         if let Some(gw) = self.gw {
             write!(f, " via {gw}")?;
         }
@@ -175,6 +181,9 @@ fn message(kind: u16, flags: i32, route: &Route) -> Message {
     if route.dst.prefix() > 0 {
         m.ip(libc::RTA_DST, route.dst.network());
     }
+    if let Some(from) = route.from {
+        m.ip(libc::RTA_SRC, from.network());
+    }
     if let Some(gw) = route.gw {
         m.ip(libc::RTA_GATEWAY, gw);
     }
@@ -212,6 +221,7 @@ fn header(route: &Route) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[0] = family(route.dst.ip());
     bytes[1] = route.dst.prefix();
+    bytes[2] = route.from.map_or(0, |from| from.prefix());
     bytes[4] = u8::try_from(route.table).unwrap_or(libc::RT_TABLE_UNSPEC);
     bytes[5] = route.protocol;
     bytes[6] = route.scope;
@@ -261,6 +271,19 @@ pub fn list(socket: &mut Socket, filter: Filter) -> Result<Vec<Route>> {
     Ok(routes)
 }
 
+/// Whether this kernel knows IPv6 routes for packets of some source only. Changes nothing: it is asked for one by a
+/// link that cannot be, of which a kernel that knows such routes complains.
+pub fn is_source_known(socket: &mut Socket) -> Result<bool> {
+    let network = |text: &str| text.parse::<IpNetwork>().ok();
+    let (Some(dst), from) = (network("2001:db8::/128"), network("2001:db8::/64")) else { return Ok(false) };
+    let nowhere = Route { from, ..Route::new(dst, i32::MAX.cast_unsigned()) };
+    let op = Op::new("ask for IPv6 routes by source", create(&nowhere).message);
+    match socket.apply(&[op]) {
+        Ok(()) => Ok(false),
+        Err(error) => Ok(error.errno().is_some_and(|errno| errno.0 == libc::ENODEV)),
+    }
+}
+
 /// The index of the link that `to` is directly behind; `None` when there is no route, or only one over a gateway.
 pub fn attached_link(socket: &mut Socket, to: IpAddr) -> Result<Option<u32>> {
     let mut header = [0; 12];
@@ -302,6 +325,7 @@ impl Route {
         let metrics = attrs(of.find_attr(libc::RTA_METRICS).unwrap_or(&[]));
         Some(Route {
             dst: IpNetwork::new(address(libc::RTA_DST).unwrap_or(any), head[1]).ok()?,
+            from: address(libc::RTA_SRC).and_then(|from| IpNetwork::new(from, head[2]).ok()),
             gw: address(libc::RTA_GATEWAY).or_else(|| of.find_attr(libc::RTA_VIA).and_then(via)),
             link: of.find_attr(libc::RTA_OIF).and_then(u32_ne),
             src: address(libc::RTA_PREFSRC),

@@ -136,6 +136,64 @@ pub fn pod(member: &Member, name: &str, nth_pod: u8) -> ByHand {
     ByHand { pod, ips }
 }
 
+/// The same pod on a cable that ends at its node, which routes to it: what the plug-in `routed` makes.
+///
+/// # Panics
+/// When ip(8) refuses.
+pub fn routed_pod(member: &Member, name: &str, nth_pod: u8) -> ByHand {
+    let pod = member.pod(name);
+    let link = format!("hand-{name}");
+    let mtu = member.read("/sys/class/net/hand0/mtu");
+    member.sh(&format!("ip link add {link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}"));
+    member.write(format!("/proc/sys/net/ipv4/conf/{link}/proxy_arp"), "1");
+    member.write(format!("/proc/sys/net/ipv4/neigh/{link}/proxy_delay"), "0");
+    let mut of_node = format!("link set {link} up\naddr add fe80::1/64 dev {link} nodad\n");
+    let mut of_pod = "link set lo up\nlink set eth0 up\n".to_owned();
+    let mut ips = Vec::new();
+    for cidr in &member.entry().pod_cidrs {
+        let address = nth(cidr, nth_pod);
+        let ip: IpAddr = address.split('/').next().and_then(|ip| ip.parse().ok()).expect("a pod CIDR");
+        of_node.push_str(&format!("route add {ip} dev {link}\n"));
+        of_pod.push_str(&match ip {
+            IpAddr::V4(_) => format!(
+                "addr add {ip}/32 dev eth0\nroute add 169.254.1.1 dev eth0\nroute add default via 169.254.1.1\n"
+            ),
+            IpAddr::V6(_) => {
+                format!("addr add {ip}/128 dev eth0 nodad\nroute add default via fe80::1 dev eth0\n")
+            }
+        });
+        ips.push(ip);
+    }
+    member.ip_batch(&of_node).unwrap_or_else(|e| panic!("{e}"));
+    pod.ip_batch(&of_pod).unwrap_or_else(|e| panic!("{e}"));
+    ByHand { pod, ips }
+}
+
+/// A routing rule for each pod CIDR of a connected cluster, by which pods' packets look into a table of their own first.
+///
+/// # Panics
+/// When ip(8) refuses.
+pub fn rules(cluster: &Cluster) {
+    for member in cluster.nodes() {
+        for pods in &member.entry().pod_cidrs {
+            let family = if pods.contains(':') { "-6" } else { "-4" };
+            member.sh(&format!("ip {family} rule add from {pods} lookup 100"));
+        }
+    }
+}
+
+/// Lets the VXLAN devices of a connected cluster pass on what they receive as it is.
+///
+/// # Panics
+/// When ethtool(8) refuses.
+pub fn leave_unmerged(cluster: &Cluster) {
+    for member in cluster.nodes() {
+        for ip in &member.entry().ips {
+            member.sh(&format!("ethtool -K {} gro off", vxlan(*ip)));
+        }
+    }
+}
+
 fn vxlan(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "hand-vxlan4" } else { "hand-vxlan6" }
 }

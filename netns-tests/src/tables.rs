@@ -13,7 +13,8 @@ const PROTOCOL: &str = "98";
 pub struct Tables {
     /// Destinations of our routes in the main table that lead to other nodes.
     pub routes: BTreeSet<String>,
-    /// Destinations of our routes in other tables: the addresses of nodes.
+    /// The addresses of nodes to which packets of pods alone are led: by our routes in other tables, by those that have a
+    /// source, and by what is taken off the uplink.
     pub nodes: BTreeSet<String>,
     /// The addresses behind the FDB entries of our tunnels.
     pub forwarding: BTreeSet<String>,
@@ -28,12 +29,12 @@ impl Tables {
     /// # Panics
     /// When ip(8) or bridge(8) fails.
     pub fn of(node: &Space) -> Tables {
-        let mut tables = Tables::default();
+        let mut tables = Tables { nodes: diverted(node), ..Tables::default() };
         let mut idle = neighbours(node);
         let known = idle.clone();
         for line in routes(node) {
             let destination = line.split_whitespace().next().unwrap_or_default().to_owned();
-            if line.contains(" table ") {
+            if line.contains(" table ") || line.contains(" from ") {
                 tables.nodes.insert(destination);
                 continue;
             }
@@ -95,6 +96,15 @@ fn routes(node: &Space) -> Vec<String> {
         .filter(|line| line.contains(" via ") || line.contains(" dev bowline") || line.contains(" encap "))
         .map(str::to_owned)
         .collect()
+}
+
+/// The nodes to which packets of pods are taken off the uplink.
+fn diverted(node: &Space) -> BTreeSet<String> {
+    // Where nothing is, there is no table.
+    let listed = node.try_sh("nft list map netdev bowline_divert nodes").unwrap_or_default();
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    let pairs = words.windows(3).filter(|pair| pair[1] == ":" && pair[0].contains('.'));
+    pairs.map(|pair| pair[0].to_owned()).collect()
 }
 
 /// The permanent neighbours of our tunnels.

@@ -14,6 +14,7 @@
 
 pub mod facts;
 pub mod mac;
+pub mod owner;
 pub mod plan;
 pub mod sync;
 pub mod topology;
@@ -24,7 +25,7 @@ pub use facts::NodeFacts;
 pub use kernel::dual::{self, DualStack, Family};
 pub use plan::Plan;
 pub use sync::Dataplane;
-pub use topology::{Local, Mode, Peer, Settings, Uplink};
+pub use topology::{Abilities, Local, Mode, Peer, Settings, Uplink};
 
 /// RTPROT number of every route and rule that bowline makes: `98 bowline` in rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 98;

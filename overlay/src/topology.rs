@@ -69,6 +69,9 @@ pub struct Settings {
     pub wireguard_port: u16,
     /// MTU of pods in bytes; `None` is the largest that fits.
     pub mtu: Option<u32>,
+    /// Whether a routing rule leads pods to nodes beyond a tunnel even where the kernel has a better way: for hosts with
+    /// reverse path filters in their ruleset, which only a rule contents.
+    pub always_by_rule: bool,
     /// Whether the VXLAN device may leave checksums to the network card; `None` decides by the kernel's version.
     pub vxlan_checksum_offload: Option<bool>,
 }
@@ -82,6 +85,7 @@ impl Default for Settings {
             vxlan_port: 8472,
             wireguard_port: 51820,
             mtu: None,
+            always_by_rule: false,
             vxlan_checksum_offload: None,
         }
     }
@@ -116,6 +120,17 @@ pub struct Local {
     pub uplinks: DualStack<Option<Uplink>>,
     /// Its pods' addresses.
     pub pod_cidrs: DualStack<Option<IpNetwork>>,
+    /// What its kernel can do; see [`crate::Dataplane::abilities`].
+    pub abilities: Abilities,
+}
+
+/// What a kernel can do so that a node needs no routing rule. By default nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// IPv6 routes for packets of some source only.
+    pub source_routes: bool,
+    /// nf_tables can send a packet that is about to leave a link out of another one.
+    pub diversion: bool,
 }
 
 /// Another node.

@@ -109,7 +109,7 @@ fn local(node: &Member) -> Local {
     });
     let uplinks = uplinks.expect("the uplink is found");
     assert!(uplinks.present().all(|(_, uplink)| uplink.link.name == "eth0"));
-    Local { name: node.entry().name.clone(), uplinks, pod_cidrs: peer(node).pod_cidrs }
+    Local { name: node.entry().name.clone(), uplinks, pod_cidrs: peer(node).pod_cidrs, ..Local::default() }
 }
 
 fn peer(node: &Member) -> Peer {

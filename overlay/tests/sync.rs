@@ -7,7 +7,7 @@ use cluster::{beyond, settings};
 use ground::{assert_alike, local, node, picture, sh, sync, sync_wholly};
 use lab::Space;
 use overlay::plan::plan;
-use overlay::{Dataplane, Mode, Peer, Plan, Settings};
+use overlay::{Abilities, Dataplane, Local, Mode, Peer, Plan, Settings};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -95,6 +95,72 @@ fn devices_are_as_planned() {
     assert!(sh(&space, "ip route get 10.1.0.77 || true").is_empty(), "unreachable");
     assert!(sh(&space, "ip route get 192.0.2.2 from 10.1.0.0").contains("dev bowline.1"));
     assert!(sh(&space, "ip route get 192.0.2.2").contains("dev eth0"));
+}
+
+/// Node 1 with all that this kernel can do.
+fn able(space: &Space, mode: Mode) -> Plan {
+    let abilities = space.run(|| Dataplane::open().expect("sockets").abilities()).expect("asked");
+    assert_eq!(abilities, Abilities { source_routes: true, diversion: true }, "of this kernel");
+    plan(&settings(mode), &Local { abilities, ..local(space, 1) }, &peers())
+}
+
+/// The ruleset as a person sees it, without the numbers of links.
+fn ruleset(space: &Space) -> String {
+    sh(space, "nft -s list ruleset | sed 's/ comment .*//'")
+}
+
+#[test]
+fn a_node_without_rules_leads_pods_to_nodes_all_the_same() {
+    let space = node(1);
+    let before = (picture(&space), ruleset(&space));
+    sh(&space, "sysctl -qw net.ipv4.conf.default.rp_filter=1");
+    // As an earlier version, or an older kernel, has left it.
+    sync_wholly(&space, &planned(&space, Mode::Vxlan, &peers()));
+    assert!(sh(&space, "ip rule; ip -6 rule").contains("9800:"));
+    let plan = able(&space, Mode::Vxlan);
+    sync_wholly(&space, &plan);
+    assert!(!sh(&space, "ip rule; ip -6 rule; ip route show table all").contains("9800"));
+    let table = sh(&space, "nft list table netdev bowline_divert");
+    for words in [
+        "type filter hook egress device \"eth0\" priority filter",
+        "ip saddr 10.1.0.0/24 fwd ip to ip daddr map @nodes device \"bowline.1\"",
+        "192.0.2.2 : 10.2.0.0",
+    ] {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    let from_pod = sh(&space, "ip -6 route get 2001:db8::2 from fd00:10:1::5 iif lo");
+    assert!(from_pod.contains("dev bowline6.1"), "{from_pod}");
+    assert!(sh(&space, "ip -6 route get 2001:db8::2").contains("dev eth0"));
+    assert_eq!(sh(&space, "cat /proc/sys/net/ipv4/conf/bowline.1/rp_filter").trim(), "2");
+    assert_eq!(sync_wholly(&space, &plan).requests, 0);
+    space.run(|| Dataplane::open().expect("sockets").cleanup()).expect("cleaned");
+    assert_alike(&before.0, &picture(&space), "afterwards");
+    assert_eq!(before.1, ruleset(&space));
+}
+
+#[test]
+fn a_diversion_is_put_back() {
+    let space = node(1);
+    let plan = able(&space, Mode::CrossSubnet);
+    sync_wholly(&space, &plan);
+    let before = (picture(&space), ruleset(&space));
+    for damage in [
+        "nft delete table netdev bowline_divert",
+        "nft flush chain netdev bowline_divert out",
+        "nft flush map netdev bowline_divert nodes",
+        "nft add element netdev bowline_divert nodes { 192.0.2.99 : 10.99.0.0 }",
+        "nft add rule netdev bowline_divert out drop",
+        "ip link del bowline.1",
+        "ip -6 route flush proto 98",
+        "nft flush ruleset",
+    ] {
+        sh(&space, damage);
+        let report = sync_wholly(&space, &plan);
+        assert!(report.requests > 0, "{damage}");
+        assert_alike(&before.0, &picture(&space), damage);
+        assert_eq!(before.1, ruleset(&space), "{damage}");
+        assert_eq!(sync_wholly(&space, &plan).requests, 0, "{damage}");
+    }
 }
 
 /// What others made is neither swept nor replaced nor adopted, however alike it looks.

@@ -1,23 +1,14 @@
 //! Who a kernel object belongs to: the tag that everything we make carries in its comment.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
 use cni::Attachment;
-use sha2::{Digest, Sha512};
+use overlay::owner::network_tag;
+
+pub use overlay::owner::digest;
 
 /// nft prints at most this many bytes of a comment.
 const COMMENT_MAX: usize = 128;
-
-/// The first `digits` hexadecimal digits of the SHA-512 of `text`; the reference derives all its names so.
-pub fn digest(text: &str, digits: usize) -> String {
-    let mut hex = String::with_capacity(128);
-    for byte in Sha512::digest(text.as_bytes()) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex.truncate(digits);
-    hex
-}
 
 /// One attachment of one network, as owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,12 +78,8 @@ pub fn is_tagged(comment: &str) -> bool {
     matches!((parts.next(), parts.next(), parts.next()), (Some(n), Some(a), None) if is_digest(n) && is_digest(a))
 }
 
-fn network_tag(network: &str) -> String {
-    digest(network, 16) + "-"
-}
-
 fn attachment_tag(attachment: &Attachment) -> String {
-    digest(&format!("{}:{}", attachment.ifname, attachment.container_id), 16)
+    overlay::owner::attachment_tag(&attachment.container_id.to_string(), &attachment.ifname.to_string())
 }
 
 #[cfg(test)]

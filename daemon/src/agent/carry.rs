@@ -1,6 +1,6 @@
 //! What lies between a reachable node and pods on it: sysctls, rules, plug-ins, files. And taking it back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -11,8 +11,8 @@ use super::turn::{Findings, Patience, Stop};
 use super::view::View;
 use crate::log::chain_of;
 use crate::node::masquerade::{self, Masquerade};
-use crate::node::{Outcome, forward, sysctls};
-use crate::status::Check;
+use crate::node::{Outcome, forward, pods, sysctls};
+use crate::status::{Check, LEASES};
 use crate::{conflist, file, install};
 
 /// How long a node may fail before runtimes are told not to bring it new pods.
@@ -43,6 +43,10 @@ impl Agent {
         self.settle("forwarding", accepted, is_same, findings);
         self.memory.forwarded = Some(pods);
         findings.checks.push(Check::met("forwarding", format!("br_netfilter {bridge}")));
+
+        let leases = Path::new(LEASES);
+        let restored = pods::restore(&mut self.route, leases, conflist::NETWORK, &mut self.memory.pods);
+        self.settle("pods", restored.map_err(failed("pods"))?, true, findings);
 
         let wanted = self.wanted_masquerade(view, local);
         let changes = masquerade::sync(&mut self.netfilter, &wanted).map_err(failed("masquerade"))?;

@@ -12,6 +12,8 @@ use kernel::route::Route;
 use kernel::rule::Rule;
 use overlay::{DualStack, NODES_TABLE, Plan, ROUTE_PROTOCOL, Uplink};
 
+use crate::node::pods;
+
 /// The RTNLGRP_* that are listened to: links, neighbours, addresses, routes, rules and switches (RTNLGRP_IPV4_NETCONF,
 /// RTNLGRP_IPV6_NETCONF) of both families.
 pub const GROUPS: [u32; 10] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25];
@@ -51,7 +53,8 @@ impl Interest {
             return searching || self.names.contains(&link.id.name) || known(link.id.index);
         }
         if let Some(address) = Address::parse(event) {
-            return searching || known(address.link);
+            let was_gateway = event.kind == libc::RTM_DELADDR && pods::is_gateway(address.ip);
+            return searching || was_gateway || known(address.link);
         }
         if let Some(route) = Route::parse(event) {
             return self.concerns_route(&route, event.kind == libc::RTM_DELROUTE);
@@ -59,7 +62,7 @@ impl Interest {
         if let Some(rule) = Rule::parse(event) {
             return rule.table == NODES_TABLE && event.kind == libc::RTM_DELRULE;
         }
-        netconf::concerns_all(event) || self.concerns_neighbour(event)
+        netconf::concerns_all(event) || netconf::is_proxy_off(event) || self.concerns_neighbour(event)
     }
 
     fn concerns_route(&self, route: &Route, is_gone: bool) -> bool {
@@ -107,6 +110,7 @@ mod tests {
             routes: vec![overlay::plan::Route {
                 table: route::MAIN,
                 dst: network("10.2.0.0/24"),
+                from: None,
                 hop: Hop::Unreachable,
             }],
             ..Plan::default()
@@ -142,6 +146,7 @@ mod tests {
             ("a pod's neighbour goes", neigh::delete(&link(99), ip("10.1.0.5")), false),
             ("the uplink's neighbour goes", neigh::delete(&link(2), ip("192.0.2.2")), false),
             ("an address of the uplink goes", kernel::addr::delete(&link(2), network("192.0.2.1/24")), true),
+            ("a pod's gateway goes", kernel::addr::delete(&link(99), network("fe80::1/64")), true),
             ("an address of a pod's link", kernel::addr::delete(&link(99), network("10.1.0.1/32")), false),
         ] {
             assert_eq!(interest.concerns(&event(&op)), concerns, "{name}");

@@ -22,12 +22,13 @@ use std::time::{Duration, SystemTime};
 use kernel::netlink::{Protocol, Socket};
 use overlay::sync::Dataplane;
 use overlay::uplink::Choice;
-use overlay::{Mode, NodeFacts};
+use overlay::{Abilities, Mode, NodeFacts};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::log::chain_of;
 use crate::metrics::Metrics;
+use crate::node::merging;
 use crate::proxy::Handle;
 use crate::source::Feed;
 use crate::source::publish::Wanted;
@@ -58,6 +59,7 @@ pub struct Agent {
     netfilter: Socket,
     interest: Interest,
     memory: Memory,
+    abilities: Abilities,
     outlets: Outlets,
 }
 
@@ -76,7 +78,7 @@ pub struct Outlets {
 }
 
 impl Agent {
-    /// Readies everything that can fail at once, without changing anything.
+    /// Readies everything that can fail at once, without leaving anything changed.
     ///
     /// # Errors
     /// A sentence: the kernel gives no sockets, has no nf_tables, or this process may not use them.
@@ -88,6 +90,7 @@ impl Agent {
         if config.settings.mode == Mode::Wireguard {
             dataplane.set_wireguard_key(overlay::wireguard::key(&config.paths.state.join("wireguard.key"))?);
         }
+        let abilities = dataplane.abilities().map_err(failed)?;
         let program = install::program(config.paths.plugins.as_deref());
         Ok(Agent {
             choice: config.uplink.clone(),
@@ -98,6 +101,7 @@ impl Agent {
             netfilter,
             interest: Interest::default(),
             memory: Memory::default(),
+            abilities,
             outlets,
             config,
         })
@@ -111,6 +115,7 @@ impl Agent {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), String> {
         self.remove_stale_conflist()?;
         let mut wake = Wake::open().map_err(|error| chain_of(&error))?;
+        tokio::spawn(merging::watch(self.config.settings.clone()));
         let mut stop = std::pin::pin!(stop);
         loop {
             self.turn()?;

@@ -14,6 +14,7 @@ use super::view::{self, View};
 use super::{AUDIT, Agent, REMIND, RETRY};
 use crate::log::chain_of;
 use crate::node::masquerade::Masquerade;
+use crate::node::pods;
 use crate::proxy::Published;
 use crate::status::Check;
 
@@ -36,6 +37,8 @@ pub(super) struct Memory {
     pub complaint: Option<(String, Instant)>,
     /// How the Service proxy was.
     pub proxy: Arc<Published>,
+    /// What is known of this node's pods.
+    pub pods: pods::Memory,
     /// Turns in a row that something failed in.
     pub failures: u32,
     /// Whether the log has heard of this daemon. Before, a mistake of the configuration is all that is said.
@@ -45,9 +48,9 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// When to try again what failed; `None` when nothing did.
+    /// When to try again what failed, or to look again at what is in doubt; `None` when nothing is.
     pub fn retry(&self) -> Option<Duration> {
-        let doublings = self.failures.checked_sub(1)?;
+        let Some(doublings) = self.failures.checked_sub(1) else { return self.pods.due() };
         Some(RETRY.saturating_mul(1 << doublings.min(6)).min(AUDIT))
     }
 }
@@ -166,6 +169,7 @@ impl Agent {
             name: self.config.node_name.clone(),
             uplinks: uplinks.clone(),
             pod_cidrs: view.pod_cidrs,
+            abilities: self.abilities,
         };
         findings.uplinks = uplinks;
         overlay::plan::check(&self.config.settings, &local).map_err(mistake)?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use kernel::Result;
 use kernel::netlink::monitor::GROUP_NFTABLES;
 use kernel::netlink::{Protocol, Reply, attr};
+use overlay::sync::DIVERSION;
 
 use super::interest::{self, Interest};
 use super::{AUDIT, PAUSE};
@@ -113,7 +114,7 @@ fn concerns_rules(event: &Reply) -> bool {
     }
     let table = event.payload.get(4..).and_then(|of| attr::attrs(of).find_attr(NFT_TABLE)).map(attr::text);
     match table.as_deref() {
-        Some(table) if table == masquerade::TABLE.name => true,
+        Some(table) if [masquerade::TABLE.name, DIVERSION.name].contains(&table) => true,
         Some(table) if PLUGINS.contains(&table) => false,
         _ => !NFT_ELEMENTS.contains(&kind),
     }

@@ -289,6 +289,9 @@ fn settings(typed: &Layers<'_>) -> Result<Settings, String> {
             .word("wireguardPort", |t| &t.wireguard_port, port(1, 65534))?
             .unwrap_or(default.wireguard_port),
         mtu: typed.word("mtu", |t| &t.mtu, between("a number of bytes", 576, 65535))?,
+        always_by_rule: typed
+            .word("routingRules", |t| &t.routing_rules, routing_rules)?
+            .unwrap_or(default.always_by_rule),
         vxlan_checksum_offload: typed
             .word(
                 "vxlanChecksumOffload",
@@ -302,6 +305,14 @@ fn settings(typed: &Layers<'_>) -> Result<Settings, String> {
             )?
             .flatten(),
     })
+}
+
+fn routing_rules(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(false),
+        "always" => Ok(true),
+        _ => Err(format!("`{text}` is none of auto, always")),
+    }
 }
 
 fn source(typed: &Layers<'_>) -> Result<Source, String> {

@@ -74,6 +74,7 @@ const MISTAKES: &[(&[&str], &str, &str)] = &[
     (&["--vni", "0"], "", "--vni: `0` is not a VXLAN network identifier from 1 to 16777215"),
     (&["--vni", "16777216"], "", "--vni: `16777216` is not a VXLAN network identifier from 1 to 16777215"),
     (&["--vxlan-port", "0"], "", "--vxlan-port: `0` is not a UDP port from 1 to 65535"),
+    (&[], "routingRules: never", "bowline.yaml: routingRules: `never` is none of auto, always"),
     (&[], "vxlanPort: 65536", "bowline.yaml: vxlanPort: `65536` is not a UDP port from 1 to 65535"),
     (&["--proxy-mode", "x"], "", "--proxy-mode: `x` is none of off, auto, nftables..."),
     (&[], "proxy: {mode: [a]}", "/bowline.yaml:1: ..."),

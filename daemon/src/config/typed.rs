@@ -72,6 +72,9 @@ pub struct Typed {
     /// Whether VXLAN leaves checksums to the network card: auto, on, off [auto].
     #[arg(long)]
     pub vxlan_checksum_offload: Option<Word>,
+    /// When a routing rule leads pods to nodes beyond a tunnel: auto (where the kernel has no better way), always [auto].
+    #[arg(long)]
+    pub routing_rules: Option<Word>,
     /// Where the container runtime looks for plug-ins [/opt/cni/bin].
     #[arg(long)]
     pub cni_bin_dir: Option<Word>,

@@ -3,6 +3,8 @@
 
 pub mod forward;
 pub mod masquerade;
+pub mod merging;
+pub mod pods;
 pub mod sysctls;
 
 use ipnetwork::IpNetwork;

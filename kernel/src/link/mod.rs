@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::netlink::{Message, Op, Socket};
 use crate::{Mac, Result};
 
-pub use observe::{BridgeState, Link, OperState, PortState};
+pub use observe::{BridgeState, Link, OperState, PortState, Received};
 pub use tunnel::{IpTunnel, TunnelState, Vxlan, is_kind_known};
 
 pub(crate) const VETH_INFO_PEER: u16 = 1;
@@ -368,6 +368,17 @@ pub fn get_all() -> Op {
 /// The link called `name`; `None` when there is none.
 pub fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
     one(socket, &get_named(name))
+}
+
+/// What the link called `name` has received so far; `None` when there is no such link.
+pub fn received(socket: &mut Socket, name: &str) -> Result<Option<Received>> {
+    let mut message = Message::new(libc::RTM_GETLINK, 0, &header(0, 0, 0));
+    message.text(libc::IFLA_IFNAME, name);
+    match socket.request(&Op::new(format!("read the counters of {name}"), message)) {
+        Ok(replies) => Ok(replies.iter().find_map(Received::parse)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The link with this index; `None` when there is none.

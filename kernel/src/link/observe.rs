@@ -153,3 +153,24 @@ fn port_state(info: &Attrs<'_>) -> Option<PortState> {
         learning: first(&of, IFLA_BRPORT_LEARNING),
     })
 }
+/// Counters of what a link has received since it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Received {
+    /// Packets; several that were merged before they came are one.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Received {
+    /// Reads them from an RTM_NEWLINK message: struct rtnl_link_stats64 begins with packets received, sent, bytes
+    /// received.
+    pub(super) fn parse(reply: &Reply) -> Option<Self> {
+        if reply.kind != libc::RTM_NEWLINK {
+            return None;
+        }
+        let counters = attrs(reply.payload.get(16..)?).find_attr(libc::IFLA_STATS64)?;
+        let counter = |at: usize| Some(u64::from_ne_bytes(counters.get(at..at + 8)?.try_into().ok()?));
+        Some(Received { packets: counter(0)?, bytes: counter(16)? })
+    }
+}

@@ -118,6 +118,9 @@ impl Batch {
             message.nested(wire::CHAIN_HOOK, |m| {
                 m.u32_be(wire::HOOK_HOOKNUM, hook_number(base.hook));
                 m.u32_be(wire::HOOK_PRIORITY, base.priority.cast_unsigned());
+                if !chain.device.is_empty() {
+                    m.text(wire::HOOK_DEV, chain.device);
+                }
             });
             message.u32_be(wire::CHAIN_POLICY, u32::from(base.policy == Policy::Accept));
             message.text(wire::CHAIN_TYPE, kind_name(base.kind));
@@ -379,6 +382,8 @@ fn hook_number(hook: Hook) -> u32 {
         Hook::Forward => 2,
         Hook::Output => 3,
         Hook::Postrouting => 4,
+        // Numbers of family `netdev` count anew.
+        Hook::Egress => 1,
     }
 }
 

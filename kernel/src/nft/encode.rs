@@ -54,6 +54,7 @@ impl Expr {
             Expr::Load { .. } | Expr::Verdict(_) => "immediate",
             Expr::Nat { .. } => "nat",
             Expr::Masquerade | Expr::MasqueradeFullyRandom => "masq",
+            Expr::Forward { .. } => "fwd",
             Expr::Counter => "counter",
             Expr::Reject(_) => "reject",
             Expr::Xt { .. } => "match",
@@ -130,8 +131,7 @@ impl Expr {
                 m.u32_be(1, DREG_VERDICT).nested(2, |m| verdict(m, v));
             }
             Expr::Nat { kind, family, addr, port } => {
-                let family = if *family == Family::Ip6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
-                m.u32_be(1, *kind as u32).u32_be(2, family).u32_be(3, addr.number());
+                m.u32_be(1, *kind as u32).u32_be(2, protocol(*family)).u32_be(3, addr.number());
                 if let Some(port) = port {
                     m.u32_be(5, port.number());
                 }
@@ -148,6 +148,9 @@ impl Expr {
             Expr::MasqueradeFullyRandom => {
                 const RANDOM_FULLY: u32 = 1 << 4;
                 m.u32_be(1, RANDOM_FULLY);
+            }
+            Expr::Forward { device, next, family } => {
+                m.u32_be(1, device.number()).u32_be(2, next.number()).u32_be(3, protocol(*family));
             }
             Expr::Counter => {
                 m.u64_be(1, 0).u64_be(2, 0);
@@ -168,6 +171,11 @@ impl Expr {
             _ => {}
         }
     }
+}
+
+/// NFPROTO_* of an address.
+fn protocol(family: Family) -> u32 {
+    if family == Family::Ip6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }
 }
 
 /// NFTA_DATA_VALUE.

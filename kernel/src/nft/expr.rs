@@ -26,6 +26,7 @@ impl Reg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "nft's own words")]
 pub enum Meta {
+    Protocol = 1,
     Priority = 2,
     Mark = 3,
     Iifname = 6,
@@ -222,6 +223,15 @@ pub enum Expr {
     Masquerade,
     /// The same, with source ports that can't be foreseen and are chosen without contention.
     MasqueradeFullyRandom,
+    /// Sends the packet out of another link, in a table of family `netdev`.
+    Forward {
+        /// Holds the link's index, as a 32 bit number in host order.
+        device: Reg,
+        /// Holds the next hop.
+        next: Reg,
+        /// `Ip` or `Ip6`.
+        family: Family,
+    },
     /// Counts packets and bytes.
     Counter,
     /// Refuses the packet.

@@ -18,6 +18,8 @@ pub enum Family {
     Ip6,
     /// Ethernet frames crossing a bridge.
     Bridge,
+    /// Frames of single links.
+    Netdev,
 }
 
 impl Family {
@@ -26,6 +28,7 @@ impl Family {
         match self {
             Family::Inet => 1,
             Family::Ip => 2,
+            Family::Netdev => 5,
             Family::Bridge => 7,
             Family::Ip6 => 10,
         }
@@ -44,6 +47,7 @@ impl fmt::Display for Family {
             Family::Ip => "ip",
             Family::Ip6 => "ip6",
             Family::Bridge => "bridge",
+            Family::Netdev => "netdev",
         })
     }
 }
@@ -81,6 +85,8 @@ pub enum Hook {
     Forward,
     Output,
     Postrouting,
+    /// Of family `netdev`: what a link is about to send (Linux 5.16).
+    Egress,
 }
 
 /// What a base chain may do.
@@ -129,6 +135,8 @@ pub struct Chain<'a> {
     pub name: &'a str,
     /// Set for a base chain.
     pub base: Option<Base>,
+    /// Name of the link that a base chain of family `netdev` is for; empty in other families. The chain goes with it.
+    pub device: &'a str,
     /// Empty for none.
     pub comment: &'a str,
 }
@@ -136,12 +144,19 @@ pub struct Chain<'a> {
 impl<'a> Chain<'a> {
     /// A regular chain.
     pub const fn regular(name: &'a str) -> Self {
-        Chain { name, base: None, comment: "" }
+        Chain { name, base: None, device: "", comment: "" }
     }
 
     /// A base chain.
     pub const fn base(name: &'a str, base: Base) -> Self {
-        Chain { name, base: Some(base), comment: "" }
+        Chain { name, base: Some(base), device: "", comment: "" }
+    }
+
+    /// The same for one link, in a table of family `netdev`.
+    #[must_use]
+    pub const fn of_device(mut self, device: &'a str) -> Self {
+        self.device = device;
+        self
     }
 
     /// The same with a comment.

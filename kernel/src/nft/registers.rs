@@ -37,6 +37,29 @@ impl Rule {
         self.expr(Expr::VerdictMap { map: map.to_owned(), key })
     }
 
+    /// `meta protocol ip` or `ip6`: which family a frame carries, in a table of family `netdev`.
+    #[must_use]
+    pub fn carries(mut self, family: Family) -> Self {
+        let ethertype: u16 = if family == Family::Ip6 { 0x86dd } else { 0x0800 };
+        self.asked_family = Some(family);
+        self.expr(Expr::Meta { key: Meta::Protocol, to: Reg(0) }).expr(Expr::Compare {
+            reg: Reg(0),
+            op: Cmp::Equal,
+            with: ethertype.to_be_bytes().to_vec(),
+        })
+    }
+
+    /// `fwd ip to field map @map device link`: sends the packet out of the link with that index, to the next hop that
+    /// the map holds; where it holds none, the rule ends. In a table of family `netdev`.
+    #[must_use]
+    pub fn forward_by_map(self, family: Family, field: Field, map: &str, link: u32) -> Self {
+        let (device, next) = (Reg(0), Reg(4));
+        self.expr(Expr::Load { bytes: link.to_ne_bytes().to_vec(), to: device })
+            .load_at(next, &[field])
+            .map_at(map, next, next)
+            .expr(Expr::Forward { device, next, family })
+    }
+
     /// `reg & mask ^ xor`, a 32 bit number in host order.
     #[must_use]
     pub fn bits_at(self, reg: Reg, mask: u32, xor: u32) -> Self {

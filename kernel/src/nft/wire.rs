@@ -34,6 +34,7 @@ pub(super) const CHAIN_TYPE: u16 = 7;
 pub(super) const CHAIN_USERDATA: u16 = 12;
 pub(super) const HOOK_HOOKNUM: u16 = 1;
 pub(super) const HOOK_PRIORITY: u16 = 2;
+pub(super) const HOOK_DEV: u16 = 3;
 
 pub(super) const RULE_TABLE: u16 = 1;
 pub(super) const RULE_CHAIN: u16 = 2;

@@ -1,6 +1,9 @@
 //! What somebody removes is put back, what kills the daemon disturbs nobody.
 
+use std::time::Duration;
+
 use lab::cluster::{Families, Shape};
+use lab::traffic::throughput;
 use lab::wait::{until, until_nothing};
 use lab::{Chance, Cluster, Conversation, Daemon, Snapshot, Space, Tables, daemon};
 
@@ -14,6 +17,8 @@ pub fn state(node: &Space) -> String {
         "ip -4 rule",
         "ip -6 rule",
         "nft -s list table inet bowline_node",
+        "nft -s list table netdev bowline_divert",
+        "sysctl -a --pattern net.ipv4.conf.veth.*proxy_arp$",
         "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
     ];
     let mut text = String::new();
@@ -28,8 +33,9 @@ pub fn state(node: &Space) -> String {
     text
 }
 
-/// A line of ip(8) without the number of the link that it begins with.
+/// A line of ip(8) without the number of the link that it begins with, a rule without the comment that has such numbers.
 fn without_number(line: &str) -> &str {
+    let line = line.split(" comment \"pods ").next().unwrap_or_default();
     match line.split_once(": ") {
         Some((number, rest)) if number.parse::<u32>().is_ok() => rest,
         _ => line,
@@ -103,10 +109,11 @@ fn drift_of_vxlan_is_repaired() {
     pair.repairs(&[
         "ip route del 10.244.1.0/24",
         "ip -6 route del fd00:244:1::/64",
-        "ip route flush table 9800",
+        "ip -6 route del 2001:db8::b from fd00:244::/64",
         "bridge fdb del 62:6c:ac:10:00:0b dev bowline.1 dst 172.16.0.11",
         "ip neigh del 10.244.1.0 dev bowline.1",
-        "ip rule del lookup 9800",
+        "nft delete table netdev bowline_divert",
+        "nft flush map netdev bowline_divert nodes",
         "ip link del bowline.1",
         "ip link del bowline6.1",
         "ip link set bowline.1 down",
@@ -117,6 +124,37 @@ fn drift_of_vxlan_is_repaired() {
         "ip route del unreachable 10.244.0.0/24 proto 98",
         "sysctl -q net.ipv4.ip_forward=0",
     ]);
+}
+
+/// What a pod needs of its node is a plug-in's work, and the daemon's to keep.
+#[test]
+fn drift_of_pods_is_repaired() {
+    let mut pair = Pair::new("routed");
+    let node = pair.cluster.node(0);
+    let of_pod = |family: &str| {
+        let routes = node.sh(&format!("ip {family} route show proto 98"));
+        let words = routes.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let [ip, _, veth, ..] = &words.into_iter().find(|words| words[2].starts_with("veth")).unwrap()[..]
+        else {
+            unreachable!("a route has a link")
+        };
+        (ip.clone(), veth.clone())
+    };
+    let ((ip, veth), (ip6, _)) = (of_pod("-4"), of_pod("-6"));
+    let damages = [
+        format!("ip route del {ip} dev {veth}"),
+        format!("ip -6 route del {ip6} dev {veth}"),
+        format!("ip addr del fe80::1/64 dev {veth}"),
+        format!("sysctl -qw net.ipv4.conf.{veth}.proxy_arp=0"),
+    ];
+    pair.repairs(&damages.each_ref().map(String::as_str));
+    // While nobody looks.
+    let before = state(pair.cluster.node(0));
+    pair.daemons.remove(0).kill();
+    pair.cluster.node(0).sh(&damages[0]);
+    pair.daemons.insert(0, pair.cluster.start(0, &["--mode", "routed"]));
+    until_nothing("the pod's route to come back", || difference(&before, &state(pair.cluster.node(0))));
+    pair.talk_goes_on();
 }
 
 #[test]
@@ -158,7 +196,7 @@ fn killed_at_any_moment_it_converges() {
             let damages = [
                 "ip link del bowline.1",
                 "nft delete table inet bowline_node",
-                "ip route flush table 9800",
+                "nft delete table netdev bowline_divert",
                 "ip route del 10.244.1.0/24",
             ];
             // Whether it is there depends on where the last one was killed.
@@ -230,4 +268,23 @@ fn cleanup_leaves_no_trace() {
             lab::scenario::no_trace(node, &before, lab::scenario::Leftovers::Nothing);
         }
     }
+}
+
+/// Between these nodes packets come merged, as a card brings them: a tunnel that gets many need not try once more.
+#[test]
+fn a_tunnel_that_gets_merged_packets_merges_no_more() {
+    let cluster = Cluster::new(&Shape::flat(2, Families::V4)).unwrap();
+    let _daemons = cluster.start_all(&["--mode", "vxlan"]);
+    let (a, b) = (cluster.pod(0, "a"), cluster.pod(1, "b"));
+    let merges = |node| {
+        let features = cluster.node(node).sh("ethtool -k bowline.1");
+        features.contains("generic-receive-offload: on")
+    };
+    assert!(merges(0) && merges(1));
+    until("the receiving tunnel to pass on what it gets", || {
+        let carried = throughput(&a.pod, &b.pod, (b.ips()[0], 0), Duration::from_millis(300));
+        assert!(carried > 0);
+        (!merges(1)).then_some(())
+    });
+    assert!(merges(0), "it has got acknowledgements, one by one");
 }

@@ -21,6 +21,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Routing rules.
     pub rules: Vec<Rule>,
+    /// What is taken off the uplink into a tunnel.
+    pub diversion: Option<Diversion>,
     /// MTU of pods in bytes; 0 when this node has pods of no family.
     pub mtu: u32,
     /// Peers that cannot be reached, in whole or in one family, and why.
@@ -116,6 +118,8 @@ pub struct Route {
     pub table: u32,
     /// Destination.
     pub dst: IpNetwork,
+    /// Only packets from here take it.
+    pub from: Option<IpNetwork>,
     /// Where to.
     pub hop: Hop,
 }
@@ -157,6 +161,19 @@ pub struct Rule {
     pub from: IpNetwork,
     /// Table.
     pub table: u32,
+}
+
+/// IPv4 packets that are taken off the uplink, when they are about to leave by it, into a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Diversion {
+    /// Name of the link that they are taken from.
+    pub uplink: String,
+    /// Name of the tunnel.
+    pub device: String,
+    /// Those of this source only.
+    pub from: IpNetwork,
+    /// Those to these nodes only, each with its neighbour on the tunnel.
+    pub nodes: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// Why a peer cannot be reached.

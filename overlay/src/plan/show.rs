@@ -5,7 +5,8 @@ use std::fmt;
 use kernel::route::MAIN;
 
 use super::{
-    Forward, Hop, LAST_RESORT, Neighbour, Plan, Problem, Route, Rule, Tunnel, TunnelKind, WireguardPeer,
+    Diversion, Forward, Hop, LAST_RESORT, Neighbour, Plan, Problem, Route, Rule, Tunnel, TunnelKind,
+    WireguardPeer,
 };
 
 impl fmt::Display for Plan {
@@ -17,6 +18,7 @@ impl fmt::Display for Plan {
         lines(f, "wireguard", &self.wireguard)?;
         lines(f, "route", &self.routes)?;
         lines(f, "rule", &self.rules)?;
+        lines(f, "diversion", self.diversion.as_slice())?;
         lines(f, "problem", &self.problems)
     }
 }
@@ -87,6 +89,7 @@ impl fmt::Display for Route {
             Hop::Tunnel { device, gateway: None } => write!(f, "{} dev {device}", self.dst),
             Hop::Unreachable => write!(f, "unreachable {} metric {LAST_RESORT}", self.dst),
         }?;
+        self.from.iter().try_for_each(|from| write!(f, " from {from}"))?;
         if self.table == MAIN { Ok(()) } else { write!(f, " table {}", self.table) }
     }
 }
@@ -94,6 +97,13 @@ impl fmt::Display for Route {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "from {} lookup {}", self.from, self.table)
+    }
+}
+
+impl fmt::Display for Diversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {} out of {} into {}", self.from, self.uplink, self.device)?;
+        self.nodes.iter().try_for_each(|(node, next)| write!(f, ", to {node} via {next}"))
     }
 }
 

@@ -58,7 +58,7 @@ struct Part {
 }
 
 /// What the kernel allows one route for.
-type RouteKey = (u32, IpNetwork, u32);
+type RouteKey = (u32, IpNetwork, Option<IpNetwork>, u32);
 
 fn routes(plan: &Plan, observed: &Observed, links: &Links) -> Part {
     let mut part = Part::default();
@@ -88,7 +88,7 @@ fn routes(plan: &Plan, observed: &Observed, links: &Links) -> Part {
 
 fn key_of(route: &Route) -> RouteKey {
     let default = if route.dst.is_ipv6() { IPV6_METRIC } else { 0 };
-    (route.table, route.dst, route.priority.unwrap_or(default))
+    (route.table, route.dst, route.from, route.priority.unwrap_or(default))
 }
 
 /// `None` when its device is not there.
@@ -113,6 +113,7 @@ fn kernel_route(wanted: &plan::Route, links: &Links) -> Option<Route> {
         route::SCOPE_UNIVERSE
     };
     Some(Route {
+        from: wanted.from,
         gw: gateway,
         link,
         table: wanted.table,

@@ -11,6 +11,7 @@
 mod apply;
 mod checksum;
 mod diff;
+mod divert;
 mod links;
 mod observe;
 mod wireguard;
@@ -22,13 +23,18 @@ use kernel::link;
 use kernel::netlink::{Protocol, Socket};
 
 use crate::plan::{Plan, Problem};
+use crate::topology::Abilities;
 use crate::wireguard::PrivateKey;
+
+pub use divert::TABLE as DIVERSION;
 
 /// The kernel's side. It works in the network namespace of the thread that opened it, and is to be used there.
 #[derive(Debug)]
 pub struct Dataplane {
     route: Socket,
     generic: Socket,
+    /// Opened when it is first needed: plug-ins never do.
+    netfilter: Option<Socket>,
     wireguard_key: Option<PrivateKey>,
     checksums_are_broken: bool,
 }
@@ -71,6 +77,7 @@ impl Dataplane {
         Ok(Dataplane {
             route: Socket::open(Protocol::Route)?,
             generic: Socket::open(Protocol::Generic)?,
+            netfilter: None,
             wireguard_key: None,
             checksums_are_broken: checksum::are_broken(&release),
         })
@@ -103,6 +110,17 @@ impl Dataplane {
         Ok(())
     }
 
+    /// What this kernel can do so that no routing rule is needed. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// The kernel can't be asked.
+    pub fn abilities(&mut self) -> kernel::Result<Abilities> {
+        Ok(Abilities {
+            source_routes: kernel::route::is_source_known(&mut self.route)?,
+            diversion: self.can_divert()?,
+        })
+    }
+
     /// Makes the kernel hold exactly what `plan` says, as far as it is ours: what is missing is made, what differs is
     /// replaced in place, what is stale goes. Doing it twice changes nothing the second time.
     ///
@@ -126,6 +144,7 @@ impl Dataplane {
     /// As [`Dataplane::sync`].
     pub fn survey(&mut self, plan: &Plan) -> kernel::Result<Vec<String>> {
         let (mut found, links) = self.survey_links(plan)?;
+        found.extend(self.survey_diversion(plan, &links)?);
         let observed = observe::observe(&mut self.route, &links)?;
         let changes = diff::diff(plan, &observed, &links, Sweep::Nothing);
         found.extend(changes.first.iter().chain(&changes.last).map(ToString::to_string));
@@ -145,6 +164,8 @@ impl Dataplane {
         let written = self.route.writes() + self.generic.writes();
         let mut report = Report::default();
         let links = self.bring_links(plan, sweep, &mut report)?;
+        // In front of all: it stands in for a rule that goes.
+        self.sync_diversion(plan, &links, sweep, &mut report);
         let observed = observe::observe(&mut self.route, &links)?;
         let changes = diff::diff(plan, &observed, &links, sweep);
         apply::apply(&mut self.route, changes.first, plan, &mut report)?;

@@ -3,7 +3,7 @@
 
 use ipnetwork::IpNetwork;
 use kernel::link::LinkId;
-use overlay::{DualStack, Local, Mode, Peer, Settings, Uplink};
+use overlay::{Abilities, DualStack, Local, Mode, Peer, Settings, Uplink};
 use proptest::prelude::*;
 
 pub fn network(text: &str) -> IpNetwork {
@@ -32,6 +32,7 @@ pub fn local(n: u16) -> Local {
             v6: uplink(&format!("2001:db8::{n}"), 64),
         },
         pod_cidrs: pod_cidrs(n),
+        abilities: Abilities::default(),
     }
 }
 

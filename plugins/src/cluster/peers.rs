@@ -70,7 +70,7 @@ fn plan_of(cluster: &Static, kind: Kind) -> Result<Plan> {
     let refused = |why: String| Error::config(format!("{}: {why}", kind.name()));
     let mut host = Socket::open(Protocol::Route).map_err(kernel_error)?;
     let uplinks = uplink::find(&mut host, &cluster.uplink, &cluster.node_ips).map_err(refused)?;
-    let local = Local { name: "this node".into(), uplinks, pod_cidrs: cluster.pod_cidrs };
+    let local = Local { name: "this node".into(), uplinks, pod_cidrs: cluster.pod_cidrs, ..Local::default() };
     plan::check(&cluster.settings, &local).map_err(refused)?;
     let plan = plan::plan(&cluster.settings, &local, &cluster.peers);
     match plan.problems.first() {
