@@ -13,6 +13,10 @@ use crate::{Space, sys};
 /// How long an answer that must not come is waited for: a retransmission fits in.
 const SILENCE: Duration = Duration::from_millis(1500);
 
+/// How long one TCP connection is tried: what was translated otherwise when its first packet came stays so, and only
+/// another one finds what has come meanwhile.
+const ONE_FLOW: Duration = Duration::from_millis(3500);
+
 /// A server in some space, answering until it is dropped. TCP and UDP answer with the peer's address as they saw it.
 #[derive(Debug)]
 pub struct Server {
@@ -111,7 +115,7 @@ fn ask_tcp_within(from: &Space, to: SocketAddr, limit: Duration) -> Option<Strin
     from.run(|| {
         loop {
             let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-            let answer = TcpStream::connect_timeout(&to, left).and_then(|mut stream| {
+            let answer = TcpStream::connect_timeout(&to, left.min(ONE_FLOW)).and_then(|mut stream| {
                 stream.set_read_timeout(Some(left))?;
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer).map(|_| answer)
