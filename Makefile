@@ -53,6 +53,7 @@ bench:
 	$(MAKE) --no-print-directory build
 	cargo bench --locked -p bowline-overlay --bench nodes
 	cargo bench --locked -p bowline-lab --bench crowd
+	cargo bench --locked -p bowline-lab --bench image
 	cargo bench --locked -p bowline-lab --bench services -- $(if $(QUICK),--quick) $(if $(ALL),--all)
 	$(if $(QUICK),,cargo run --release --locked -p bowline-proxy --example scale -- 1000 4 --backend nftables,ipvs)
 	cargo bench --locked -p bowline-lab --bench verbs -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(PODS),--pods $(PODS)) $(if $(ITSELF),--itself)

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use ::proxy::engine::open;
-use ::proxy::nftables::{TABLE, remove_kube_proxy};
+use ::proxy::nftables::remove_kube_proxy;
 use ::proxy::{Mode, Options};
 use clap::Args;
 use kernel::netlink::{Protocol, Socket};
@@ -91,7 +91,8 @@ pub fn run(args: &CleanupArgs, say: &mut dyn FnMut(&str)) -> Result<(), Vec<Stri
     ] {
         cleanup.file(&path);
     }
-    for directory in [&paths.run, &paths.state] {
+    // The index of host-local's leases is below the first.
+    for directory in [&paths.run.join("host-local"), &paths.run, &paths.state] {
         cleanup.directory(directory);
     }
     cleanup.plugins(&paths);
@@ -117,12 +118,7 @@ fn paths(args: &CleanupArgs) -> Result<Paths, String> {
 
 /// Whether there is a table of ours that serves nothing.
 fn dataplane_is_there(mode: Mode, family: Family) -> kernel::Result<bool> {
-    if mode != Mode::Nftables {
-        return Ok(true);
-    }
-    let mut socket = Socket::open(Protocol::Netfilter)?;
-    let family = if family == Family::V4 { nft::Family::Ip } else { nft::Family::Ip6 };
-    nft::table_exists(&mut socket, &nft::Table { family, name: TABLE, comment: "" })
+    if mode == Mode::Nftables { proxy::table_is_there(family) } else { Ok(true) }
 }
 
 struct Cleanup<'a> {

@@ -80,6 +80,13 @@ async fn keep(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new(config.settings.mode.as_str()));
     let (status, seen) = watch::channel(Arc::new(agent::blank(&config)));
     let _only_proxy = config.proxy.as_ref().map(|_| lock::acquire_proxy()).transpose()?;
+    if config.proxy.is_none() {
+        match proxy::withdraw(&config.paths.state) {
+            Ok(true) => tracing::info!("removed the tables of Services: this node serves none any more"),
+            Ok(false) => {}
+            Err(sentence) => tracing::warn!("tables of Services stay: {sentence}"),
+        }
+    }
     let (feed, proxy) = feed(&config).await?;
     let teller = teller(&config, proxy.as_ref());
     if let Some(teller) = &teller {

@@ -30,9 +30,21 @@ impl Conversation {
     /// # Panics
     /// When no connection comes about.
     pub fn start(from: &Space, to: &Space, address: IpAddr) -> Conversation {
-        let listener =
-            to.run(|| TcpListener::bind((address, 0))).unwrap_or_else(|e| panic!("listen on {address}: {e}"));
+        let listener = listen(to, (address, 0).into());
         let server = listener.local_addr().expect("a bound socket has an address");
+        Self::with(from, &listener, server)
+    }
+
+    /// [`Conversation::start`] through a Service: `from` connects to `frontend`, which leads to a fresh server at `server`
+    /// of `to`.
+    ///
+    /// # Panics
+    /// When no connection comes about.
+    pub fn through(from: &Space, frontend: SocketAddr, to: &Space, server: SocketAddr) -> Conversation {
+        Self::with(from, &listen(to, server), frontend)
+    }
+
+    fn with(from: &Space, listener: &TcpListener, server: SocketAddr) -> Conversation {
         let client = from.run(|| connected(server));
         let (served, peer) = listener.accept().expect("the client has connected");
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -81,6 +93,10 @@ impl Drop for Conversation {
         let _ = self.ends[0].shutdown(Shutdown::Both);
         self.stopped();
     }
+}
+
+fn listen(space: &Space, address: SocketAddr) -> TcpListener {
+    space.run(|| TcpListener::bind(address)).unwrap_or_else(|e| panic!("listen on {address}: {e}"))
 }
 
 fn connected(server: SocketAddr) -> TcpStream {

@@ -2,16 +2,21 @@
 //!
 //! It is ours when the file that CNI_PATH leads to is this very binary, or a copy of it, and [`crate::TABLE`] knows the name. An operator
 //! who puts another binary of that name first in CNI_PATH still gets that one.
+//!
+//! Where the configuration names no IPAM plug-in there is no choice to respect ([`OWN`]): `vxlan` and `routed` then allocate
+//! in this process, whoever's `host-local` is in the directory. An older one of another project would refuse the version.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cni::{AddResult, Call, Error, GcCall, IpConfig, Plugin, Result, StatusCall};
+use cni::{AddResult, Call, Error, GcCall, IpConfig, NetConf, Plugin, Result, StatusCall};
 
 /// Those of our plug-ins that give addresses.
 const IPAM: [&str; 2] = ["host-local", "static"];
+/// A key of `ipam` that is set where the configuration names no IPAM plug-in.
+pub const OWN: &str = "bowline.dev/own";
 
 /// Asks for addresses.
 ///
@@ -19,7 +24,7 @@ const IPAM: [&str; 2] = ["host-local", "static"];
 /// The delegate's own; it gave no address at all, or a gateway of another family.
 pub fn add(call: &Call<PathBuf>) -> Result<AddResult> {
     let name = &call.conf.ipam_type;
-    let result = match find(name, &call.path)? {
+    let result = match find(&call.conf, &call.path)? {
         Some(plugin) => plugin.add(call)?,
         None => cni::delegate::add(&call.path, name, &call.conf)?,
     };
@@ -47,7 +52,7 @@ pub fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
         // No ADD has got anything from it.
         return Ok(());
     }
-    match find(name, &call.path)? {
+    match find(&call.conf, &call.path)? {
         Some(plugin) => plugin.del(call),
         None => cni::delegate::del(&call.path, name, &call.conf),
     }
@@ -59,7 +64,7 @@ pub fn del(call: &Call<Option<PathBuf>>) -> Result<()> {
 /// The delegate's own.
 pub fn check(call: &Call<PathBuf>) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match find(name, &call.path)? {
+    match find(&call.conf, &call.path)? {
         Some(plugin) => plugin.check(call),
         None => cni::delegate::check(&call.path, name, &call.conf),
     }
@@ -74,7 +79,7 @@ pub fn gc(call: &GcCall) -> Result<()> {
     if gives_none(name) {
         return Ok(());
     }
-    match find(name, &call.path)? {
+    match find(&call.conf, &call.path)? {
         Some(plugin) => plugin.gc(call),
         None => cni::delegate::gc(&call.path, name, &call.conf),
     }
@@ -86,7 +91,7 @@ pub fn gc(call: &GcCall) -> Result<()> {
 /// The delegate's own.
 pub fn status(call: &StatusCall) -> Result<()> {
     let name = &call.conf.ipam_type;
-    match find(name, &call.path)? {
+    match find(&call.conf, &call.path)? {
         Some(plugin) => plugin.status(call),
         None => cni::delegate::status(&call.path, name, &call.conf),
     }
@@ -99,9 +104,13 @@ fn gives_none(name: &str) -> bool {
 }
 
 /// What serves the delegate in this process; none when it is to be executed.
-fn find(name: &str, path: &[PathBuf]) -> Result<Option<&'static dyn Plugin>> {
+fn find(conf: &NetConf, path: &[PathBuf]) -> Result<Option<&'static dyn Plugin>> {
+    let name = conf.ipam_type.as_str();
     if gives_none(name) {
         return Err(Error::config(format!("ipam: type: {name:?} is a plugin that gives no addresses")));
+    }
+    if conf.member("ipam").is_some_and(|ipam| ipam[OWN] == true) {
+        return Ok(crate::find(name));
     }
     cni::exec::find(name, path).map_err(|e| e.context("ipam"))?;
     Ok(ours(name, path))

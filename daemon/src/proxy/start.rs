@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
+use kernel::nft;
 use proxy::engine::{Engine, available, open};
 use proxy::ipvs::Ipvs;
-use proxy::{Dataplane, DualStack, Family, Mode};
+use proxy::nftables::TABLE;
+use proxy::{Dataplane, DualStack, Family, Mode, Options};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::metrics::Metrics;
 use super::runner::Runner;
 use super::watcher::Watcher;
 use super::{Config, Feeds, Handle, Leftovers, Published, sysctls};
-use crate::file;
 use crate::log::chain_of;
+use crate::{file, lock};
 
 /// Questions that wait at most; who asks more waits for a place.
 const QUESTIONS: usize = 16;
@@ -114,6 +116,40 @@ pub fn may_have_left(mode: Mode, family: Family) -> bool {
     mode != Mode::Ipvs || Ipvs::has_traces(family).unwrap_or(true)
 }
 
+/// Removes our nftables tables where this node serves Services no more: nobody would keep them true. Says whether there
+/// were any. Chains and virtual servers of the other modes bear kube-proxy's names, and whoever serves now has taken them
+/// over. Where another process of ours is the Service proxy, the tables are its own.
+///
+/// # Errors
+/// A sentence: they can't be removed.
+pub fn withdraw(state_dir: &Path) -> Result<bool, String> {
+    let Ok(_only) = lock::acquire_proxy() else { return Ok(false) };
+    let mut were_there = false;
+    for family in Family::BOTH {
+        // What this kernel can't do has left nothing.
+        let Ok(mut dataplane) = open(Mode::Nftables, family, &Options::default()) else { continue };
+        if table_is_there(family).map_err(|error| chain_of(&error))? {
+            dataplane.cleanup().map_err(|error| chain_of(&error))?;
+            were_there = true;
+        }
+    }
+    let mut used = used_modes(state_dir);
+    if used.remove(&Mode::Nftables) {
+        remember(state_dir, &used)?;
+    }
+    Ok(were_there)
+}
+
+/// Whether there is a table of ours, with or without Services.
+///
+/// # Errors
+/// The kernel can't be asked.
+pub fn table_is_there(family: Family) -> kernel::Result<bool> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let family = if family == Family::V4 { nft::Family::Ip } else { nft::Family::Ip6 };
+    nft::table_exists(&mut socket, &nft::Table { family, name: TABLE, comment: "" })
+}
+
 /// Where it is written down which modes have been used: their names, one to a line. `bowline cleanup` removes it.
 pub fn record(state_dir: &Path) -> PathBuf {
     state_dir.join("proxy-modes")
@@ -129,6 +165,13 @@ pub fn used_modes(state_dir: &Path) -> BTreeSet<Mode> {
 fn write_down(state_dir: &Path, mode: Mode) -> Result<(), String> {
     let mut used = used_modes(state_dir);
     used.insert(mode);
+    remember(state_dir, &used)
+}
+
+fn remember(state_dir: &Path, used: &BTreeSet<Mode>) -> Result<(), String> {
+    if used.is_empty() {
+        return file::remove(&record(state_dir)).map(drop);
+    }
     let text: String = used.iter().map(|mode| format!("{mode}\n")).collect();
     file::ensure(&record(state_dir), text.as_bytes(), 0o644).map(drop)
 }

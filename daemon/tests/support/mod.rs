@@ -311,7 +311,7 @@ impl Cluster {
     }
 }
 
-fn write_kubeconfig(path: &Path, server: &ApiServer, token: &str) {
+pub fn write_kubeconfig(path: &Path, server: &ApiServer, token: &str) {
     let kubeconfig = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
         "clusters": [{"name": "test", "cluster": {"server": server.url()}}],

@@ -173,6 +173,35 @@ impl KubeApiserver {
         std::fs::write(self.kubeconfig(), kubeconfig.to_string()).unwrap();
     }
 
+    /// A token of bowlined's, bound to the node as that of a pod there is.
+    pub async fn token_of(&self, node: &str) -> String {
+        let uid = self.get(node).await["metadata"]["uid"].clone();
+        let asked = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {
+            "boundObjectRef": {"kind": "Node", "apiVersion": "v1", "name": node, "uid": uid},
+        }});
+        let granted = self.until("POST", &format!("{ACCOUNTS}/bowline/token"), &asked, &[201]).await;
+        granted["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends a request as the bearer of `token`, or as one who may do everything.
+    pub async fn send_as(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let Some(token) = token else {
+            return send_typed(&self.admin, method, path, content_type, body).await;
+        };
+        let mut config = kube::Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(token.to_owned().into());
+        config.default_retry = false;
+        send_typed(&Client::try_from(config).unwrap(), method, path, content_type, body).await
+    }
+
     /// Deletes the ServiceAccount: its token is worth nothing any more.
     pub async fn revoke(&self) {
         self.until("DELETE", &format!("{ACCOUNTS}/bowline"), &Value::Null, &[200]).await;
@@ -310,6 +339,10 @@ impl Drop for KubeApiserver {
 async fn send(to: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
     // Not a strategic one: it takes addresses of one type for one address.
     let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    send_typed(to, method, path, content_type, body).await
+}
+
+async fn send_typed(to: &Client, method: &str, path: &str, content_type: &str, body: &Value) -> (u16, Value) {
     let request = hyper::Request::builder().method(method).uri(path).header("content-type", content_type);
     let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     match to.send(request.body(Body::from(bytes)).unwrap()).await {

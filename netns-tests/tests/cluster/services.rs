@@ -1,14 +1,12 @@
 //! Services on a cluster, with real packets: by manifests and by the API, changed, broken, under load.
 
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lab::apiserver::{ApiServer, Kind};
 use lab::cluster::{Families, Joined, METRICS, Shape};
 use lab::daemon::http;
+use lab::load::Load;
 use lab::traffic::{Server, UdpClient, ask_tcp, is_silent_tcp};
 use lab::wait::until;
 use lab::{Cluster, Daemon, Space, daemon};
@@ -281,60 +279,6 @@ fn a_udp_client_moves_to_a_live_endpoint() {
         stage.endpoints(&[(0, State::Ready)]);
         named("s0 ");
     }
-}
-
-/// Connections to a ClusterIP, one after the other, as fast as they go.
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    made: Arc<AtomicU64>,
-    threads: Vec<std::thread::JoinHandle<Vec<String>>>,
-}
-
-impl Load {
-    pub fn start(from: &Space, to: &[SocketAddr]) -> Load {
-        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let threads = (0..4).map(|at| {
-            let (from, to, stop, made) =
-                (from.clone(), to[at % to.len()], Arc::clone(&stop), Arc::clone(&made));
-            std::thread::spawn(move || from.run(|| connect_again_and_again(to, &stop, &made)))
-        });
-        Load { threads: threads.collect(), stop, made }
-    }
-
-    fn made(&self) -> u64 {
-        self.made.load(Ordering::Relaxed)
-    }
-
-    /// Waits for that many more.
-    pub fn goes_on(&self, more: u64) {
-        let goal = self.made() + more;
-        until(&format!("{more} more connections"), || {
-            assert!(!self.threads.iter().any(std::thread::JoinHandle::is_finished), "a connection failed");
-            (self.made() >= goal).then_some(())
-        });
-    }
-
-    pub fn end(self) -> (u64, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
-        let failures = self.threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
-        (self.made.load(Ordering::Relaxed), failures)
-    }
-}
-
-fn connect_again_and_again(to: SocketAddr, stop: &AtomicBool, made: &AtomicU64) -> Vec<String> {
-    while !stop.load(Ordering::Relaxed) {
-        let mut answer = String::new();
-        let outcome = TcpStream::connect_timeout(&to, Duration::from_secs(20)).and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            stream.read_to_string(&mut answer)
-        });
-        match outcome {
-            Ok(_) if !answer.is_empty() => made.fetch_add(1, Ordering::Relaxed),
-            Ok(_) => return vec![format!("{to}: no answer")],
-            Err(error) => return vec![format!("{to}: {error}")],
-        };
-    }
-    Vec::new()
 }
 
 /// All endpoints are replaced, gracefully, again and again; the proxy is killed and comes back meanwhile.

@@ -126,6 +126,9 @@ pub fn fill_in(conf: &NetConf, node: Option<(&Conf, &Pods)>, defaults: &[(&str, 
     let ipam_type = if conf.ipam_type.is_empty() { DEFAULT_IPAM } else { &conf.ipam_type }.to_owned();
     let mut ipam = conf.member("ipam").and_then(Value::as_object).cloned().unwrap_or_default();
     set(&mut ipam, "type", json!(ipam_type));
+    if conf.ipam_type.is_empty() {
+        set(&mut ipam, crate::ipam::OWN, json!(true));
+    }
     if let Some((cluster, pods)) = node {
         set(&mut object, "mtu", json!(pods.mtu));
         let is_ranged = ["ranges", "subnet"].iter().any(|key| cni::json::member(&ipam, key).is_some());

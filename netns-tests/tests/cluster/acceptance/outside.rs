@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::services::Load;
 use super::ground::{
     Conditions, Ground, answers, at, balanced, balancer_ips, but, cluster_ips, ready, seen_as, service,
     silent, unanswered, with,
@@ -10,6 +9,7 @@ use super::ground::{
 use super::stories;
 use lab::Space;
 use lab::daemon::http;
+use lab::load::Load;
 use lab::wait::until;
 use serde_json::json;
 
