@@ -44,7 +44,7 @@ fn path_of(object: &Value) -> String {
 /// `kubectl apply --server-side --validate=strict`.
 async fn apply(server: &KubeApiserver, object: &Value) -> Value {
     let path = path_of(object) + "?fieldManager=kubectl&fieldValidation=Strict&force=true";
-    let (code, answer) = server.send_as(None, "PATCH", &path, "application/apply-patch+yaml", object).await;
+    let (code, answer) = server.send_as(None, ("PATCH", &path), "application/apply-patch+yaml", object).await;
     assert!([200, 201].contains(&code), "{path}: {code} {answer}");
     answer
 }
@@ -94,7 +94,7 @@ async fn every_object_is_taken_as_it_is() {
     let server = KubeApiserver::start(&assets, &["--allow-privileged=true"]).await;
     let theirs = kube_proxy_of_kubeadm();
     let daemon_sets = "/apis/apps/v1/namespaces/kube-system/daemonsets?fieldManager=kubeadm";
-    let (code, answer) = server.send_as(None, "POST", daemon_sets, "application/json", &theirs).await;
+    let (code, answer) = server.send_as(None, ("POST", daemon_sets), "application/json", &theirs).await;
     assert_eq!(code, 201, "{answer}");
     for choice in CHOICES {
         for object in rendered(choice) {
@@ -108,7 +108,7 @@ async fn every_object_is_taken_as_it_is() {
         }
     }
     // In kubeadm's place: not privileged any more, ours by every word that counts.
-    let (_, set) = server.send_as(None, "GET", &path_of(&theirs), "application/json", &Value::Null).await;
+    let (_, set) = server.send_as(None, ("GET", &path_of(&theirs)), "application/json", &Value::Null).await;
     let pod = &set["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(pod["containers"].as_array().map(Vec::len), Some(1), "{pod}");
@@ -123,7 +123,7 @@ async fn every_object_is_taken_as_it_is() {
 async fn written(server: &KubeApiserver, token: &str, node: &str, patch: Value) -> (u16, String) {
     let path = format!("{NODES}/{node}/status");
     let kind = "application/strategic-merge-patch+json";
-    let (code, answer) = server.send_as(Some(token), "PATCH", &path, kind, &patch).await;
+    let (code, answer) = server.send_as(Some(token), ("PATCH", &path), kind, &patch).await;
     (code, answer["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -131,22 +131,24 @@ fn condition(kind: &str, status: &str) -> Value {
     json!({"status": {"conditions": [{"type": kind, "status": status, "reason": "Test", "message": "x"}]}})
 }
 
+fn node(name: &str) -> Value {
+    json!({
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"zone": "1"}, "annotations": {"other": "1"}},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "NetworkUnavailable", "status": "True"}],
+            "capacity": {"cpu": "2"},
+        },
+    })
+}
+
 #[tokio::test]
 async fn the_policy_lets_bowlined_write_its_own_node_alone() {
     let Some(assets) = assets() else { return };
     let server = KubeApiserver::start(&assets, &[]).await;
     for name in ["a", "b"] {
-        server
-            .put(json!({
-                "kind": "Node",
-                "metadata": {"name": name, "labels": {"zone": "1"}, "annotations": {"other": "1"}},
-                "status": {
-                    "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
-                    "conditions": [{"type": "Ready", "status": "True"}, {"type": "NetworkUnavailable", "status": "True"}],
-                    "capacity": {"cpu": "2"},
-                },
-            }))
-            .await;
+        server.put(node(name)).await;
     }
     for object in rendered("wireguard") {
         apply(&server, &object).await;
@@ -194,7 +196,7 @@ async fn the_policy_lets_bowlined_write_its_own_node_alone() {
     let unbound = unbound["users"][0]["user"]["token"].as_str().unwrap();
     assert_eq!(written(&server, unbound, "a", key("third")).await.0, 422);
     let (code, _) = server
-        .send_as(None, "PATCH", &format!("{NODES}/b/status"), "application/merge-patch+json", &label())
+        .send_as(None, ("PATCH", &format!("{NODES}/b/status")), "application/merge-patch+json", &label())
         .await;
     assert_eq!(code, 200);
 }

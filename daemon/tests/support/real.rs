@@ -187,8 +187,7 @@ impl KubeApiserver {
     pub async fn send_as(
         &self,
         token: Option<&str>,
-        method: &str,
-        path: &str,
+        (method, path): (&str, &str),
         content_type: &str,
         body: &Value,
     ) -> (u16, Value) {
