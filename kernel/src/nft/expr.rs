@@ -223,15 +223,6 @@ pub enum Expr {
     Masquerade,
     /// The same, with source ports that can't be foreseen and are chosen without contention.
     MasqueradeFullyRandom,
-    /// Sends the packet out of another link, in a table of family `netdev`.
-    Forward {
-        /// Holds the link's index, as a 32 bit number in host order.
-        device: Reg,
-        /// Holds the next hop.
-        next: Reg,
-        /// `Ip` or `Ip6`.
-        family: Family,
-    },
     /// Counts packets and bytes.
     Counter,
     /// Refuses the packet.
@@ -244,6 +235,15 @@ pub enum Expr {
         revision: u32,
         /// Its struct.
         bytes: Vec<u8>,
+    },
+    /// Sends the packet out of another link, in a table of family `netdev`.
+    Forward {
+        /// Holds the link's index, as a 32 bit number in host order.
+        device: Reg,
+        /// Holds the next hop.
+        next: Reg,
+        /// `Ip` or `Ip6`.
+        family: Family,
     },
 }
 
