@@ -42,6 +42,7 @@ pub fn packets_agree(backend: Backend, family: Family, rows: &[Row]) {
     let world = World::new();
     let mut dataplane = backend.open(&world.node, family);
     let mut line = 0;
+    let mut disturbed = Vec::new();
     for_every_flow(Some(backend), family, rows, |row, frontend, sender, expected| {
         if line != row.line {
             line = row.line;
@@ -50,8 +51,15 @@ pub fn packets_agree(backend: Backend, family: Family, rows: &[Row]) {
             let again = dataplane.sync(&plan, None).expect("a second sync");
             assert_eq!((again.requests, again.elements), (0, 0), "line {line}: a second sync emits nothing");
         }
-        judge(&world, sender, family, destination(family, frontend), expected)
+        let look = || judge(&world, sender, family, destination(family, frontend), expected);
+        let first = look()?;
+        // A node port was refused once in some ten thousand connections, on a machine with all these tests at a time. What
+        // is programmed wrong is wrong twice.
+        let second = look();
+        disturbed.extend(second.is_none().then(|| format!("line {line}: {frontend} from {sender}: {first}")));
+        second
     });
+    assert!(disturbed.len() < 2, "wrong at first, then right: {disturbed:?}");
     // As long as loopback is routed the iptables dataplane leaves its guard (tests/iptables.rs).
     world.node.write("/proc/sys/net/ipv4/conf/all/route_localnet", "0");
     dataplane.cleanup().expect("a cleanup");
