@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bowline_tests::root;
+use bowline_tests::{camel, root};
 use clap::{Arg, Args as _, Command, FromArgMatches as _};
 use daemon::config::{Config, Typed};
 use daemon::kube_proxy::table::{Effect, SETTINGS, SPECIALS, Setting, Special};
@@ -118,18 +118,6 @@ fn asked_for(sentence: &str, value: &str) -> String {
         }
     }
     panic!("a refusal of another form: {sentence}")
-}
-
-/// `clusterCidr` of `cluster-cidr`.
-fn camel(flag: &str) -> String {
-    let mut words = flag.split('-');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |mut key, word| {
-        let mut letters = word.chars();
-        key.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-        key.push_str(letters.as_str());
-        key
-    })
 }
 
 /// In a table nothing may look like its border.

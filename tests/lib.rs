@@ -51,3 +51,15 @@ pub fn texts(endings: &[&str]) -> Vec<Text> {
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
+
+/// The key of a flag of bowlined: `clusterCidr` of `cluster-cidr`.
+pub fn camel(flag: &str) -> String {
+    let mut words = flag.split('-');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut key, word| {
+        let mut letters = word.chars();
+        key.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        key.push_str(letters.as_str());
+        key
+    })
+}

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bowline_tests::camel;
 use clap::{Args as _, Command};
 use daemon::config::{Config, Typed};
 use serde_json::Value;
@@ -42,18 +43,6 @@ fn options(text: &str) -> Vec<Shown> {
         comment.clear();
     }
     found
-}
-
-/// `clusterCidr` of `--cluster-cidr`.
-fn camel(flag: &str) -> String {
-    let mut words = flag.split('-');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |mut key, word| {
-        let mut letters = word.chars();
-        key.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-        key.push_str(letters.as_str());
-        key
-    })
 }
 
 #[test]
