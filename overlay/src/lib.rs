@@ -12,6 +12,7 @@
 //! Planning is pure. Each address family is planned for itself: a node's IPv4 pods are reached by its IPv4 address, its
 //! IPv6 pods by its IPv6 address, and neither knows of the other.
 
+pub mod attachment;
 pub mod facts;
 pub mod mac;
 pub mod owner;

@@ -6,7 +6,7 @@
 //! that was never seen whole may be about to come: it is looked at again after [`DOUBT`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ use ipnetwork::IpNetwork;
 use kernel::addr::{self, Dad};
 use kernel::link::{self, Link};
 use kernel::netlink::{Op, Socket};
-use kernel::route::{self, Route};
+use kernel::route;
 use kernel::{Result, sysctl};
+use overlay::attachment::{GATEWAY_6, SWITCHES_4, gateway_network, route_to};
 use overlay::{ROUTE_PROTOCOL, owner};
 
 use super::Outcome;
@@ -23,8 +24,6 @@ use crate::log::chain_of;
 
 /// How long a pod may be unfinished before it is taken for damaged.
 const DOUBT: Duration = Duration::from_secs(1);
-/// The gateway of every pod with an IPv6 address, on its link.
-const GATEWAY: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 const VETH: &str = "veth";
 
 /// What is known of pods from one look to the next.
@@ -56,7 +55,7 @@ impl Memory {
 
 /// Whether `ip`, gone from some link, may have been a pod's gateway.
 pub fn is_gateway(ip: IpNetwork) -> bool {
-    ip.ip() == GATEWAY
+    ip.ip() == GATEWAY_6
 }
 
 /// Puts back what is missing of the pods that have a lease in the directory `leases` of the network called `network`.
@@ -135,15 +134,14 @@ fn missing(
     let mut ops = Vec::new();
     let (v4, v6) = (ips.iter().any(IpAddr::is_ipv4), ips.iter().any(IpAddr::is_ipv6));
     if v6 && !gateways.contains(&index) {
-        ops.extend(IpNetwork::new(GATEWAY, 64).ok().map(|gateway| addr::add(&link.id, gateway, Dad::Skip)));
+        ops.push(addr::add(&link.id, gateway_network(), Dad::Skip));
     }
     let lost = ips.iter().map(|ip| IpNetwork::from(*ip)).filter(|ip| !routes.contains(&(*ip, index)));
     ops.extend(lost.map(|ip| route::create(&route_to(ip, index))));
-    let of_v4 = [("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0"), ("conf", "forwarding", "1")];
     let mut switches: Vec<(String, &str)> = Vec::new();
     if v4 {
         let key = |(tree, key, value)| (format!("net/ipv4/{tree}/{name}/{key}"), value);
-        switches.extend(of_v4.into_iter().map(key));
+        switches.extend(SWITCHES_4.into_iter().map(key));
     }
     if v6 {
         switches.push((format!("net/ipv6/conf/{name}/forwarding"), "1"));
@@ -151,15 +149,6 @@ fn missing(
     // One that can't be read is of a link that goes.
     switches.retain(|(key, value)| sysctl::read(key).is_ok_and(|there| there.trim() != *value));
     (ops, switches)
-}
-
-/// As the plug-in makes it.
-fn route_to(address: IpNetwork, link: u32) -> Route {
-    Route {
-        scope: if address.is_ipv4() { route::SCOPE_LINK } else { route::SCOPE_UNIVERSE },
-        protocol: ROUTE_PROTOCOL,
-        ..Route::new(address, link)
-    }
 }
 
 fn put_back(

@@ -9,10 +9,11 @@ use kernel::addr::{self, Dad};
 use kernel::link::{self, Link, LinkId, Switch};
 use kernel::neigh;
 use kernel::netlink::{Protocol, Socket};
-use kernel::route::{self, Route};
+use kernel::route;
 use kernel::sysctl::Keys;
+use overlay::attachment::{GATEWAY_6, SWITCHES_4, gateway_network, route_to};
 
-use super::{GATEWAY_4, GATEWAY_6, SCOPE_LINK, host_mac};
+use super::{GATEWAY_4, host_mac};
 use crate::bridge::add_default_routes;
 use crate::cluster::{Pods, Static, masquerade};
 use crate::configure::{self, Duplicates, Inside, Subnet};
@@ -110,9 +111,7 @@ fn face_pod(host_end: &LinkId, v4: bool, v6: bool) -> Result<()> {
     let keys = Keys::fresh();
     let name = &host_end.name;
     if v4 {
-        for (tree, key, value) in
-            [("conf", "forwarding", "1"), ("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0")]
-        {
+        for (tree, key, value) in SWITCHES_4 {
             keys.ensure(&format!("net/ipv4/{tree}/{name}/{key}"), value).map_err(kernel_error)?;
         }
     }
@@ -137,26 +136,12 @@ fn serve(host: &mut Socket, host_end: &LinkId, owner: &Owner, ips: &[IpConfig]) 
     ops.push(link::set_up(host_end, Switch::On));
     host.apply(&ops).map_err(kernel_error)?;
     for ip in ips {
-        match host.apply(&[route::create(&route_to(host_end, ip.address))]) {
+        match host.apply(&[route::create(&route_to(ip.address, host_end.index))]) {
             Err(error) if error.is_present() => return Err(taken(host, ip.address)?),
             outcome => outcome.map_err(kernel_error)?,
         }
     }
     Ok(())
-}
-
-/// `fe80::1/64`.
-pub(super) fn gateway_network() -> IpNetwork {
-    IpNetwork::new(GATEWAY_6, 64).expect("64 is a prefix length of IPv6")
-}
-
-/// The node's route to one of the pod's addresses.
-pub(super) fn route_to(host_end: &LinkId, address: IpNetwork) -> Route {
-    Route {
-        scope: if address.is_ipv4() { SCOPE_LINK } else { 0 },
-        protocol: overlay::ROUTE_PROTOCOL,
-        ..Route::new(address, host_end.index)
-    }
 }
 
 /// Who has `address`, where the kernel says that somebody has.

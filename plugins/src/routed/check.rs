@@ -9,7 +9,8 @@ use kernel::netlink::{Protocol, Socket};
 use kernel::sysctl::Keys;
 use kernel::{addr, route};
 
-use super::add::{gateway_network, route_to};
+use overlay::attachment::{gateway_network, route_to};
+
 use super::host_mac;
 use crate::cluster::{self, Pods};
 use crate::drift::{self, drift};
@@ -59,7 +60,7 @@ fn check_host_end(host: &mut Socket, container: &Link, prev: &AddResult) -> Resu
     let filter = route::Filter { table: Some(route::MAIN), link: Some(id.index), ..route::Filter::default() };
     let routes = route::list(host, filter).map_err(kernel_error)?;
     for address in own {
-        let wanted = route_to(id, IpNetwork::from(address.ip()));
+        let wanted = route_to(IpNetwork::from(address.ip()), id.index);
         if !routes.iter().any(|route| route.dst == wanted.dst && route.gw.is_none()) {
             return drift(format!("the node's route to {} by {id} is gone", wanted.dst));
         }

@@ -12,7 +12,7 @@
 mod add;
 mod check;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use cni::{AddResult, Call, GcCall, Plugin, Result, StatusCall};
@@ -27,10 +27,6 @@ use crate::{ipam, pod};
 const KIND: Kind = Kind::Routed;
 /// The gateway of every pod.
 const GATEWAY_4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-/// The gateway of every pod.
-const GATEWAY_6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
-/// RT_SCOPE_LINK: the pod is at the other end of the cable.
-const SCOPE_LINK: u8 = 253;
 
 /// The hardware address of every host end. Tunnels have addresses that begin alike and end with the node's address;
 /// no node is 255.255.255.255.
