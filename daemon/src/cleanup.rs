@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use ::proxy::engine::open;
-use ::proxy::nftables::remove_kube_proxy;
+use ::proxy::nftables::{Nftables, remove_kube_proxy};
 use ::proxy::{Mode, Options};
 use clap::Args;
 use kernel::netlink::{Protocol, Socket};
@@ -118,7 +118,7 @@ fn paths(args: &CleanupArgs) -> Result<Paths, String> {
 
 /// Whether there is a table of ours that serves nothing.
 fn dataplane_is_there(mode: Mode, family: Family) -> kernel::Result<bool> {
-    if mode == Mode::Nftables { proxy::table_is_there(family) } else { Ok(true) }
+    if mode == Mode::Nftables { Nftables::has_traces(family) } else { Ok(true) }
 }
 
 struct Cleanup<'a> {

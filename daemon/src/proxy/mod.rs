@@ -41,7 +41,7 @@ pub use question::{
     Asked, EndpointAnswer, FamilyAnswer, Filter, FrontendAnswer, Goal, HealthAnswer, Origin, PortAnswer,
     Question, ServiceAnswer, ServicesAnswer, TraceAnswer, TracesAnswer,
 };
-pub use start::{may_have_left, record, start, table_is_there, used_modes, withdraw};
+pub use start::{may_have_left, record, start, used_modes, withdraw};
 
 /// What the proxy does, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
-use kernel::nft;
 use proxy::engine::{Engine, available, open};
 use proxy::ipvs::Ipvs;
-use proxy::nftables::TABLE;
+use proxy::nftables::Nftables;
 use proxy::{Dataplane, DualStack, Family, Mode, Options};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -128,7 +127,7 @@ pub fn withdraw(state_dir: &Path) -> Result<bool, String> {
     for family in Family::BOTH {
         // What this kernel can't do has left nothing.
         let Ok(mut dataplane) = open(Mode::Nftables, family, &Options::default()) else { continue };
-        if table_is_there(family).map_err(|error| chain_of(&error))? {
+        if Nftables::has_traces(family).map_err(|error| chain_of(&error))? {
             dataplane.cleanup().map_err(|error| chain_of(&error))?;
             were_there = true;
         }
@@ -138,16 +137,6 @@ pub fn withdraw(state_dir: &Path) -> Result<bool, String> {
         remember(state_dir, &used)?;
     }
     Ok(were_there)
-}
-
-/// Whether there is a table of ours, with or without Services.
-///
-/// # Errors
-/// The kernel can't be asked.
-pub fn table_is_there(family: Family) -> kernel::Result<bool> {
-    let mut socket = Socket::open(Protocol::Netfilter)?;
-    let family = if family == Family::V4 { nft::Family::Ip } else { nft::Family::Ip6 };
-    nft::table_exists(&mut socket, &nft::Table { family, name: TABLE, comment: "" })
 }
 
 /// Where it is written down which modes have been used: their names, one to a line. `bowline cleanup` removes it.

@@ -77,6 +77,14 @@ impl Nftables {
         Ok(Nftables { family, socket, state: None })
     }
 
+    /// Whether there is a table of ours, with or without Services.
+    ///
+    /// # Errors
+    /// The kernel can't be asked.
+    pub fn has_traces(family: Family) -> Result<bool> {
+        nft::table_exists(&mut Socket::open(Protocol::Netfilter)?, &layout::table(family))
+    }
+
     /// Whether this kernel takes everything that the table is made of. Tries it in a table of another name, without
     /// Services, which is gone when this returns.
     ///
