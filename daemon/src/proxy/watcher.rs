@@ -133,13 +133,21 @@ async fn any_source(feeds: &mut Feeds) {
 /// Whether rules go that no sync ever removes: what leads to the chains of Services, and the chains that are there to be
 /// missed. A sync by iptables takes long enough for somebody else to come in between.
 fn is_never_ours(event: &Reply) -> bool {
-    let names = |what: &[u8]| event.payload.windows(what.len()).any(|bytes| bytes == what);
-    if !is_ours(Mode::Iptables, event) || event.kind & 0xff == NFT_DEL_TABLE {
-        return is_ours(Mode::Iptables, event);
+    if !is_ours(Mode::Iptables, event) {
+        return false;
     }
     let chain = event.payload.get(4..).and_then(|of| attr::attrs(of).find_attr(NFT_CHAIN)).map(attr::text);
     let is_built_in = chain.is_some_and(|chain| !chain.as_bytes().starts_with(CHAINS));
-    event.kind & 0xff == NFT_DEL_RULE && is_built_in || names(CANARY)
+    match event.kind & 0xff {
+        NFT_DEL_TABLE => true,
+        NFT_DEL_RULE if is_built_in => true,
+        _ => names(event, CANARY),
+    }
+}
+
+/// Whether `what` stands anywhere in the message: as a chain's name, or in a rule as the target's.
+fn names(event: &Reply, what: &[u8]) -> bool {
+    event.payload.windows(what.len()).any(|bytes| bytes == what)
 }
 
 /// Whether somebody has changed our table; with iptables, removed a rule or a chain that has to do with Services.
@@ -152,7 +160,7 @@ fn is_ours(mode: Mode, event: &Reply) -> bool {
     let table = table.as_deref().unwrap_or_default();
     let of_iptables = || match kind {
         NFT_DEL_TABLE => matches!(table, "filter" | "nat" | "mangle"),
-        NFT_DEL_CHAIN | NFT_DEL_RULE => event.payload.windows(CHAINS.len()).any(|bytes| bytes == CHAINS),
+        NFT_DEL_CHAIN | NFT_DEL_RULE => names(event, CHAINS),
         _ => false,
     };
     match mode {
